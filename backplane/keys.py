@@ -1,0 +1,110 @@
+"""Every Redis key and channel is born here, with its kind and its lifetime.
+
+All keys of a thread carry the hash tag of its partition, `{17}`, so that one script can change the thread,
+its turn and its partition's queue in one step, on one server as on a cluster. The kind comes before the id,
+never after it, and ids hold no `/`: no two threads share a key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from backplane.ids import ThreadRef, partition_of
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionKeys:
+    """What a partition owns."""
+
+    due: str
+    """sorted set: `tenant/thread/request` -> when (ms) somebody must look at the turn. Permanent."""
+    ready: str
+    """sorted set: `tenant/thread/request` -> since when (ms) it may be claimed. Permanent."""
+    control: str
+    """channel: request ids of turns that were cancelled or superseded; every worker listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadKeys:
+    """What a thread owns, and its partition's keys that its scripts change with it."""
+
+    ref: ThreadRef
+    thread: str
+    """hash: epoch, top, owner, session_version, messages, running, created, active. TTL `thread_ttl`."""
+    log: str
+    """stream, entry id `offset-0`: n = event name, d = its JSON. TTL `replay_window`."""
+    session: str
+    """stream, entry id `message-0`: m = the message's JSON. TTL `thread_ttl`."""
+    lane: str
+    """list: request ids of follow-ups that wait. TTL `thread_ttl`."""
+    turns: str
+    """prefix of the turns; + request id. hash, TTL `turn_ttl` after the end."""
+    texts: str
+    """prefix of the running text; + request id. string, lives as long as its turn runs."""
+    idempotency: str
+    """prefix; + digest of subject and key. string, TTL `turn_ttl`."""
+    live: str
+    """channel: events as they are appended (backplane/events.py, `decode_live`)."""
+    partition: PartitionKeys
+
+    def turn(self, request_id: str) -> str:
+        """Return the key of one turn."""
+        return self.turns + request_id
+
+    def member(self, request_id: str) -> str:
+        """Return how a turn is named in `due`, `ready` and the doorbell."""
+        return f"{self.ref}/{request_id}"
+
+
+def split_member(member: str) -> tuple[ThreadRef, str]:
+    """Return the thread and the request id of a member of `due`, `ready` or the doorbell."""
+    tenant, thread_id, request_id = member.split("/")
+    return ThreadRef(tenant, thread_id), request_id
+
+
+class Keys:
+    """The key names of one deployment."""
+
+    def __init__(self, prefix: str, partitions: int) -> None:
+        self.prefix = prefix
+        self.partitions = partitions
+        self.meta = f"{prefix}:meta"
+        """hash: what the deployment was first started with (partitions, format). Permanent."""
+        self.doorbell = f"{prefix}:doorbell"
+        """list: one member per turn that became ready; workers block on it. TTL 1 day. Speed only."""
+        self.recoverer = f"{prefix}:recoverer"
+        """string: who looks for lapsed leases now. TTL a few `recover_interval`."""
+        self.workers = f"{prefix}:workers"
+        """hash: worker id -> JSON of its last report; stale ones are removed by the recoverer. TTL 1 hour."""
+        self.nodes = f"{prefix}:nodes"
+        """hash: node id -> JSON of its last report; stale ones are removed by the recoverer. TTL 1 hour."""
+        self.thread = lru_cache(maxsize=8192)(self._thread)
+        self.partition = lru_cache(maxsize=None)(self._partition)
+
+    def canary(self, node_id: str) -> str:
+        """Return the channel on which a process listens for its own voice."""
+        return f"{self.prefix}:canary:{node_id}"
+
+    def _slot(self, partition: int) -> str:
+        return f"{self.prefix}:{{{partition}}}"
+
+    def _partition(self, partition: int) -> PartitionKeys:
+        slot = self._slot(partition)
+        return PartitionKeys(due=f"{slot}:due", ready=f"{slot}:ready", control=f"{slot}:control")
+
+    def _thread(self, ref: ThreadRef) -> ThreadKeys:
+        partition = partition_of(ref, self.partitions)
+        slot = self._slot(partition)
+        return ThreadKeys(
+            ref=ref,
+            thread=f"{slot}:thread:{ref}",
+            log=f"{slot}:log:{ref}",
+            session=f"{slot}:session:{ref}",
+            lane=f"{slot}:followups:{ref}",
+            turns=f"{slot}:turn:{ref}/",
+            texts=f"{slot}:text:{ref}/",
+            idempotency=f"{slot}:idempotency:{ref}/",
+            live=f"{slot}:live:{ref}",
+            partition=self.partition(partition),
+        )

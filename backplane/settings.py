@@ -1,0 +1,169 @@
+"""Every setting, its default, and its environment variable (`THREADLINE_` and the name in capitals)."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from backplane.errors import Misconfigured
+
+ENV_PREFIX = "THREADLINE_"
+
+_Commas = Annotated[tuple[str, ...], NoDecode]
+_Positive = Annotated[int, Field(gt=0)]
+_Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """What a gateway or a worker is told. Times are seconds, sizes are bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    # --- Redis -----------------------------------------------------------------------------------------
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """Where Redis or Valkey is: `redis://`, `rediss://` or `unix://`."""
+    key_prefix: str = Field(default="threadline", pattern=r"^[A-Za-z0-9_.-]+$")
+    """Keeps two deployments on one Redis apart."""
+    partitions: int = Field(default=64, ge=1, le=16384)
+    """How many partitions threads are spread over; recorded in Redis at the first start."""
+    redis_timeout: _Seconds = 5.0
+    """How long one command may take before the call is answered `unavailable`."""
+
+    # --- how long things are kept ----------------------------------------------------------------------
+    thread_ttl: _Positive = 30 * 24 * 3600
+    """Idle threads and their sessions are forgotten after this."""
+    replay_window: _Positive = 24 * 3600
+    """The log is kept for this long after the last turn."""
+    turn_ttl: _Positive = 24 * 3600
+    """Finished turns, and idempotency keys, are remembered for this long."""
+    log_max_entries: _Positive = 20_000
+    """The newest entries of a log that are kept for replay."""
+    session_max_messages: _Positive = 2_000
+    """The newest messages of a session that are kept."""
+
+    # --- limits ----------------------------------------------------------------------------------------
+    max_message_bytes: _Positive = 256 * 1024
+    """A user's message may be this long (UTF-8)."""
+    max_tool_output_bytes: _Positive = 256 * 1024
+    """A tool's output is cut to this, with a marker."""
+    max_answer_bytes: _Positive = 4 * 1024 * 1024
+    """An answer that grows over this ends the turn with `answer_too_large`."""
+    max_followups: _Positive = 100
+    """Messages that may wait behind a running turn of one thread."""
+    calls_per_second: float = Field(default=20.0, gt=0)
+    """Calls a second that one socket may make for long; bursts of `calls_burst` pass."""
+    calls_burst: _Positive = 60
+    """Calls that one socket may make at once."""
+
+    # --- turns -----------------------------------------------------------------------------------------
+    turn_timeout: _Seconds = 1800.0
+    """A turn that has not ended by then ends with `turn_timeout`, whoever owns it."""
+    lease: _Seconds = 2.5
+    """How long a worker may be silent before another takes its turn over."""
+    heartbeat: _Seconds = 0.7
+    """How often a worker renews its leases."""
+    cancel_grace: _Seconds = 2.0
+    """A cancelled turn whose worker has not ended it by then is ended for it."""
+    recover_interval: _Seconds = 0.25
+    """How often lapsed leases, deadlines and lost wake-ups are looked for."""
+    max_attempts: _Positive = 3
+    """A turn that lost this many workers ends with `worker_lost`."""
+    inference_heartbeat: _Seconds = 20.0
+    """How often a silent turn tells its clients that its worker is alive."""
+    coalesce: float = Field(default=0.02, ge=0)
+    """Text deltas are gathered for this long before they are appended; the first goes at once."""
+
+    # --- gateway ---------------------------------------------------------------------------------------
+    host: str = "127.0.0.1"
+    """Where the gateway listens."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """The gateway's port; 0 takes a free one."""
+    node_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    """The name of this process in logs and leases."""
+    cors_origins: _Commas = ()
+    """Origins that browsers may connect from, separated by commas; empty means the gateway's own origin."""
+    aliases: bool = True
+    """Send each event but the deltas also under its alias (`chat:done` for `chat_done`)."""
+    max_frame_bytes: _Positive = 1_000_000
+    """A frame from a client over this closes its connection."""
+    canary_interval: _Seconds = 0.5
+    """How often a node checks that it hears its own pub/sub path."""
+    poll_interval: _Seconds = 1.0
+    """How often a node reads the log of a watched thread whose turn runs, in case every wake-up is lost."""
+    drain_grace: _Seconds = 10.0
+    """How long a stopping process waits for what it holds."""
+
+    # --- who may ---------------------------------------------------------------------------------------
+    jwt_secret: str | None = None
+    """Shared secret for HS256 tokens, at least 32 bytes."""
+    jwks_url: str | None = None
+    """Where the identity provider publishes its keys (RS256, ES256, EdDSA)."""
+    jwt_audience: str | None = None
+    """The `aud` that a token must carry."""
+    jwt_issuer: str | None = None
+    """The `iss` that a token must carry."""
+    jwt_tenant_claim: str = "tenant"
+    """The claim that names the tenant; threads of two tenants never meet."""
+
+    # --- worker ----------------------------------------------------------------------------------------
+    agent: str = "worker.agents.demo:agent"
+    """The agent, as `module:attribute`."""
+    slots: _Positive = 16
+    """Turns that one worker runs at once."""
+
+    # --- this machine ----------------------------------------------------------------------------------
+    data_dir: Path = Path(".threadline")
+    """Where the embedded server of `threadline serve` keeps its data."""
+    log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
+    """The least severe log lines to print."""
+    log_format: str = Field(default="text", pattern=r"^(text|json)$")
+    """`json` for machines, `text` for people."""
+    url: _Commas = ("http://127.0.0.1:8080",)
+    """Gateways that the command-line client talks to, separated by commas."""
+    token: str | None = None
+    """The token that the command-line client shows."""
+
+    @classmethod
+    def settings_names(cls) -> tuple[str, ...]:
+        """Return every environment variable that is understood."""
+        return tuple(ENV_PREFIX + name.upper() for name in cls.model_fields)
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Refuse a variable that begins with `THREADLINE_` and means nothing.
+
+    Raises:
+        Misconfigured: naming the variable, and the one that was probably meant.
+    """
+    known = Settings.settings_names()
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists every variable"
+            raise Misconfigured(f"environment variable {name} is not a setting of Threadline; {hint}")
+
+
+def load(**overrides: object) -> Settings:
+    """Return the settings of this process: defaults, the environment, what is not None in `overrides`.
+
+    Raises:
+        Misconfigured: for an unknown variable or a value that does not fit.
+    """
+    check_environment(os.environ)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{ENV_PREFIX}{'.'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}, "
+            f"got {problem['input']!r}"
+            for problem in error.errors()
+        )
+        raise Misconfigured(f"{problems}; docs/settings.md says what each setting takes") from None

@@ -1,0 +1,1 @@
+"""The `threadline` command: the only place where a gateway and a worker are put together."""

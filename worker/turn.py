@@ -1,0 +1,151 @@
+"""What an agent holds in its hands: the turn it answers, and the events it may yield.
+
+    async def agent(turn: Turn) -> AsyncIterator[str | AgentEvent]:
+        yield f"You said: {turn.message}"
+
+A `str` is text for the person. Everything else is one of the typed events below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of the thread's history: who said it, and what."""
+
+    role: Literal["user", "assistant"]
+    content: str
+    request_id: str = ""
+    ts: int = 0
+    """Unix time in milliseconds, from Redis' clock."""
+    interrupted: bool = False
+    """True when the answer stopped in the middle (cancelled, superseded, failed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """A piece of the model's reasoning (`thinking_delta`)."""
+
+    delta: str
+    round: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of the answer (`text_delta`), when the round matters; else yield a plain `str`."""
+
+    delta: str
+    round: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """A new round of model and tools begins (`iteration_start`). Rounds count from 1."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolArgs:
+    """A piece of a tool call's arguments while the model writes them (`tool_args_delta`)."""
+
+    delta: str
+    tool_call_id: str
+    tool_name: str = ""
+    round: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool is about to run (`tool_call`)."""
+
+    tool_name: str
+    args: dict[str, Any]
+    tool_call_id: str
+    round: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """A tool has run (`tool_result`). An output over the limit is cut with a marker before it is stored."""
+
+    tool_name: str
+    output: str
+    tool_call_id: str
+    success: bool = True
+    round: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the turn cost; kept and sent with `chat_done`. Yielding it again replaces the numbers."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    model: str = ""
+
+
+AgentEvent = Thinking | Text | Iteration | ToolArgs | ToolCall | ToolResult | Usage
+
+
+class AgentError(Exception):
+    """Raised by an agent to end its turn with a clear `chat_error`.
+
+    `message` is shown to the person, so it must not hold raw provider text, keys or addresses.
+
+    Args:
+        message: what went wrong, in words for the person who waits.
+        error_type: stable word for programs, such as `rate_limited`, `auth`, `max_iterations`.
+        source: who failed: `provider`, `tool` or `agent`.
+        retryable: whether the same message may succeed later.
+        retry_after_ms: when to come back, if the provider said so.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_type: str = "agent_error",
+        source: str = "agent",
+        retryable: bool = False,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_type = error_type
+        self.source = source
+        self.retryable = retryable
+        self.retry_after_ms = retry_after_ms
+
+
+@dataclass(slots=True)
+class Turn:
+    """One user message and the agent's answer to come.
+
+    When the turn is cancelled, the agent's task is cancelled: `asyncio.CancelledError` is raised at its
+    current `await`. Clean up in `finally`, and do not swallow it.
+    """
+
+    thread_id: str
+    request_id: str
+    tenant: str
+    subject: str
+    """Who asked (the token's `sub`)."""
+    message: str
+    """The user's message. It is not in `history`."""
+    history: list[Message]
+    """Every earlier message of the thread, oldest first, up to the session's limit."""
+    attempt: int = 1
+    """1, or more when an earlier worker was lost."""
+    model: str | None = None
+    """`model_override`, or else `model`, of the request."""
+    temperature: float | None = None
+    locale: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+Agent = Callable[[Turn], AsyncIterator[str | AgentEvent]]
