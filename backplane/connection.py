@@ -1,0 +1,199 @@
+"""The backplane of one process: its connections, and what is done with them. Whoever opens it, closes it.
+
+Time-outs and retries are given here for each purpose. redis-py's own defaults differ between `Redis()` (10
+retries, a minute) and `from_url()` (none), and its 5 s socket time-out breaks every longer blocking read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import lru_cache
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from backplane.doorbell import Doorbell
+from backplane.errors import Internal, Misconfigured, Unavailable
+from backplane.ids import ThreadRef
+from backplane.keys import Keys
+from backplane.live import LiveChannels
+from backplane.log import Log
+from backplane.scripts import Call, run, run_many
+from backplane.sessions import Sessions
+from backplane.settings import Settings
+from backplane.turns import Turns
+
+# A reply may be lost and its command sent again: every script answers a repeated call as it did the first.
+_RETRIES = 3
+_BACKOFF_BASE, _BACKOFF_CAP = 0.02, 0.3
+# What one release writes and another reads, in the log, the turn and on the channels.
+FORMAT = "1"
+_CONNECT_TIMEOUT = 2.0
+
+
+def open_redis(settings: Settings, *, timeout: float | None = None, retries: int = _RETRIES) -> Redis:
+    """Return a client for one purpose. `timeout` is the longest that one reply may take, in seconds."""
+    retry = Retry(ExponentialBackoff(cap=_BACKOFF_CAP, base=_BACKOFF_BASE), retries)
+    client: Redis = Redis.from_url(
+        settings.redis_url,
+        protocol=2,
+        decode_responses=False,
+        socket_timeout=settings.redis_timeout if timeout is None else timeout,
+        socket_connect_timeout=_CONNECT_TIMEOUT,
+        socket_keepalive=True,
+        retry=retry,
+        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+        health_check_interval=15,
+    )
+    return client
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turn redis-py's errors into ours.
+
+    Raises:
+        Unavailable: when Redis did not answer, is loading, is read-only, or has no memory left.
+        Internal: when it refused a command, which is a defect of ours.
+    """
+    try:
+        yield
+    except ResponseError as error:
+        word = str(error).split(" ", 1)[0]
+        if word in {
+            "OOM",
+            "READONLY",
+            "LOADING",
+            "MASTERDOWN",
+            "CLUSTERDOWN",
+            "TRYAGAIN",
+            "NOREPLICAS",
+            "MISCONF",
+        }:
+            raise Unavailable(f"Redis cannot take the call now ({word}); try again in a moment") from error
+        raise Internal("Redis refused a command; the log of this process has the cause") from error
+    except (RedisError, OSError) as error:
+        raise Unavailable("Redis did not answer; send the same call again in a moment") from error
+
+
+class Backplane:
+    """What one process shares with all others, by way of Redis."""
+
+    def __init__(self, settings: Settings, redis: Redis, blocking: Redis) -> None:
+        self.settings = settings
+        self.redis = redis
+        self.keys = Keys(settings.key_prefix, settings.partitions)
+        self._slots = lru_cache(maxsize=8192)(self._slots_of)
+        self.live = LiveChannels(settings, self.keys.canary(settings.node_id), self._publish)
+        self.doorbell = Doorbell(self.keys.doorbell, redis, blocking)
+        self.log = Log(self)
+        self.sessions = Sessions(self)
+        self.turns = Turns(self)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Backplane]:
+        """Connect, check that this deployment fits what Redis holds, and listen.
+
+        Raises:
+            Unavailable: when Redis cannot be reached.
+            Misconfigured: when the number of partitions or the format differs from what is recorded.
+        """
+        async with AsyncExitStack() as stack:
+            redis = open_redis(settings)
+            stack.push_async_callback(redis.aclose)
+            # the doorbell blocks for longer than a command may take; it retries by itself
+            blocking = open_redis(settings, timeout=Doorbell.BLOCK + settings.redis_timeout, retries=0)
+            stack.push_async_callback(blocking.aclose)
+            backplane = cls(settings, redis, blocking)
+            await backplane.check_meta()
+            await stack.enter_async_context(backplane.live)
+            yield backplane
+
+    def call(self, name: str, ref: ThreadRef, *args: str | int, extra_keys: Sequence[str] = ()) -> Call:
+        """Return the call of a thread's script: its own arguments behind the slots that all of them share."""
+        keys, shared = self._slots(ref)
+        return Call(name, [*keys, *extra_keys], [*shared, *args])
+
+    def _slots_of(self, ref: ThreadRef) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
+        """Return the keys and the arguments that lua/lib/thread.lua names."""
+        keys, settings = self.keys.thread(ref), self.settings
+        partition = keys.partition
+        return (
+            (
+                keys.thread,
+                keys.log,
+                keys.session,
+                keys.lane,
+                keys.turns,
+                keys.texts,
+                partition.due,
+                partition.ready,
+                keys.live,
+                partition.control,
+            ),
+            (
+                str(ref),
+                settings.thread_ttl * 1000,
+                settings.replay_window * 1000,
+                settings.turn_ttl * 1000,
+                settings.log_max_entries,
+                settings.session_max_messages,
+                "SPUBLISH",
+            ),
+        )
+
+    async def run(self, call: Call) -> Any:
+        """Run one script.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        with redis_errors():
+            return await run(self.redis, call)
+
+    async def run_many(self, calls: list[Call]) -> list[Any]:
+        """Run several scripts in one round trip; a failed call's error stands in its place.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        with redis_errors():
+            return await run_many(self.redis, calls)
+
+    async def check_meta(self) -> None:
+        """Record the partitions and the format at the first start; later, refuse to differ.
+
+        Raises:
+            Misconfigured: when they differ: threads would be looked for in the wrong place.
+        """
+        wanted = {"partitions": str(self.settings.partitions), "format": FORMAT}
+        with redis_errors():
+            for name, value in wanted.items():
+                await self.redis.hsetnx(self.keys.meta, name, value)
+                answer: Any = await self.redis.hget(self.keys.meta, name)
+                found = answer.decode()
+                if found != value:
+                    raise Misconfigured(
+                        f"this deployment was started with {name}={found}, and this process has {value}; "
+                        f"set THREADLINE_{name.upper()}={found}, or use another THREADLINE_KEY_PREFIX"
+                    )
+
+    async def ping(self) -> None:
+        """Make one round trip.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        with redis_errors():
+            await self.redis.ping()
+
+    async def _publish(self, channel: str, message: bytes) -> None:
+        with redis_errors():
+            await self.redis.execute_command("SPUBLISH", channel, message)  # type: ignore[no-untyped-call]

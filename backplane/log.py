@@ -1,0 +1,72 @@
+"""The log: every event of a thread, in order, replayable. Written only by the scripts of turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backplane.errors import NotFound
+from backplane.events import Event
+from backplane.ids import ThreadRef
+
+if TYPE_CHECKING:
+    from backplane.connection import Backplane
+
+PAGE = 1_000
+"""Entries read by one call: about a millisecond of the server (docs/performance.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the log, as of one moment."""
+
+    epoch: str
+    top: int
+    """The newest offset of the log."""
+    events: list[Event]
+    """Contiguous, from the offset asked for; fewer than up to `top` when there is more to read."""
+    reached: bool
+    """False when the log does not hold what was asked: another epoch, trimmed, or an offset it never had."""
+
+
+def no_such_thread() -> NotFound:
+    """Return the one answer for a thread that does not exist and for another's."""
+    return NotFound("no such thread; check the id, or start a turn in it")
+
+
+def decode_entries(entries: Sequence[Any]) -> list[Event]:
+    """Return the events of raw stream entries."""
+    return [
+        Event(int(entry_id.split(b"-", 1)[0]), fields[1].decode(), fields[3].decode()) for entry_id, fields in entries
+    ]
+
+
+class Log:
+    """Reads logs."""
+
+    def __init__(self, backplane: Backplane) -> None:
+        self._backplane = backplane
+
+    async def read(
+        self, ref: ThreadRef, *, subject: str = "", epoch: str = "", after: int = 0, most: int = PAGE
+    ) -> Page:
+        """Return the events after an offset.
+
+        Args:
+            ref: the thread.
+            subject: who asks; empty for a node that reads for members it has admitted already.
+            epoch: the epoch that `after` belongs to; empty for the current one.
+            after: the offset that the reader has.
+            most: the most entries to return.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        code, found, top, entries = await self._backplane.run(
+            self._backplane.call("read", ref, subject, epoch, after, most)
+        )
+        if code == b"not_found":
+            raise no_such_thread()
+        return Page(found.decode(), top, decode_entries(entries), code == b"ok")

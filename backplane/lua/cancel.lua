@@ -1,0 +1,42 @@
+--! include thread emit session turn
+-- Stop a turn, from any node. The flag is durable; the push to the worker is for speed.
+-- ARGV 1 subject  2 request, '' for whatever runs (the lane is emptied too)  3 cancel_grace ms
+-- Returns {code, request, state it was in, follow-up that is ready now or '', dropped request ids …};
+-- code: 'cancelled', 'ended' (finished already), 'idle' (nothing runs), 'unknown' (no such request), 'not_found'.
+local asked = arg(2)
+if not may_see(arg(1)) then
+  return {'not_found', '', '', ''}
+end
+local dropped = {}
+local request = asked
+if asked == '' then
+  dropped = drop_all_waiting()
+  request = redis.call('HGET', THREAD, 'running') or ''
+end
+
+local function reply(code, state, next_request)
+  return {code, request, state, next_request or '', unpack(dropped)}
+end
+
+if request == '' then
+  return reply('idle', 'idle')
+end
+local turn = read_turn(request)
+if not turn then
+  return reply('unknown', 'unknown')
+elseif turn.state == 'queued' then
+  drop_waiting(request)
+  return reply('cancelled', 'queued')
+elseif turn.state == 'ready' or (turn.state == 'running' and turn.lease_until <= NOW) then
+  local was = turn.state
+  end_turn(turn, 'cancelled', 'chat_error', CANCELLED, '')
+  return reply('cancelled', was, deliver_next())
+elseif turn.state == 'running' then
+  if not turn.cancel then
+    redis.call('HSET', TURNS .. request, 'cancel', NOW)
+    look_at(request, math.min(NOW + tonumber(arg(3)), turn.lease_until, turn.deadline))
+  end
+  redis.call(PUBLISH, CONTROL, request)
+  return reply('cancelled', 'running')
+end
+return reply('ended', turn.state)

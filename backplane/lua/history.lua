@@ -1,0 +1,14 @@
+--! include thread
+-- Read messages of the session, newest first.
+-- ARGV 1 subject, '' for a worker's own reading  2 before: only messages with a smaller id, 0 for no bound
+--      3 most messages
+-- Returns {code, session_version, messages}.
+if not may_see(arg(1)) then
+  return {'not_found', 0, {}}
+end
+local newest = '+'
+if arg(2) ~= '0' then
+  newest = '(' .. arg(2) .. '-0'
+end
+return {'ok', tonumber(redis.call('HGET', THREAD, 'session_version')),
+  redis.call('XREVRANGE', SESSION, newest, '-', 'COUNT', arg(3))}

@@ -1,0 +1,15 @@
+--! include thread emit session turn
+-- Take one waiting message out of the lane, or all of them.
+-- ARGV 1 subject  2 request, '' for all
+-- Returns {code, removed request ids …}.
+if not may_see(arg(1)) then
+  return {'not_found'}
+end
+if arg(2) == '' then
+  return {'ok', unpack(drop_all_waiting())}
+end
+if redis.call('HGET', TURNS .. arg(2), 'state') ~= 'queued' then
+  return {'ok'}
+end
+drop_waiting(arg(2))
+return {'ok', arg(2)}

@@ -1,0 +1,153 @@
+"""Sessions: what the agent remembers of a thread, and the snapshot for a client that has no usable cursor."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from backplane.events import THINKING_DELTA, TOOL_CALL, TOOL_RESULT, Event
+from backplane.ids import ThreadRef
+from backplane.log import decode_entries, no_such_thread
+
+if TYPE_CHECKING:
+    from backplane.connection import Backplane
+
+Message = dict[str, Any]
+"""`{id, ts, role, content, request_id, interrupted?}`; ts in Unix milliseconds."""
+
+_CACHED_SESSIONS = 256
+
+
+def _decode(entries: Sequence[Any]) -> list[Message]:
+    return [json.loads(fields[1]) for _, fields in reversed(entries)]
+
+
+@dataclass(slots=True)
+class RunningTurn:
+    """The turn in flight, as far as it has come."""
+
+    request_id: str
+    state: str
+    attempt: int
+    text: str
+    thinking: str = ""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+
+    def fold(self, events: list[Event]) -> None:
+        """Take in the turn's events other than text, which is kept whole beside the log."""
+        thinking = []
+        tools: dict[str, dict[str, Any]] = {}
+        for event in events:
+            fields = event.fields
+            if fields["request_id"] != self.request_id:
+                continue
+            if event.name == THINKING_DELTA:
+                thinking.append(fields["delta"])
+            elif event.name == TOOL_CALL:
+                names = ("tool_call_id", "tool_name", "args", "round")
+                tools[fields["tool_call_id"]] = {name: fields[name] for name in names}
+            elif event.name == TOOL_RESULT and fields["tool_call_id"] in tools:
+                tools[fields["tool_call_id"]] |= {"output": fields["output"], "success": fields["success"]}
+        self.thinking = "".join(thinking)
+        self.tools = list(tools.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return `{request_id, state, attempt, text, thinking, tools}`."""
+        return {
+            "request_id": self.request_id,
+            "state": self.state,
+            "attempt": self.attempt,
+            "text": self.text,
+            "thinking": self.thinking,
+            "tools": self.tools,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A thread as of one offset: its last messages and its running turn."""
+
+    epoch: str
+    offset: int
+    messages: list[Message]
+    turn: RunningTurn | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return `{messages, turn}`, the snapshot of an acknowledgement."""
+        return {"messages": self.messages, "turn": self.turn.as_dict() if self.turn else None}
+
+
+class SessionCache:
+    """A worker's local copies of sessions, each valid only at its version.
+
+    Entries are kept, found and dropped by the thread's one name, `ThreadRef`. The system that this began with
+    changed the form of its keys and left the old form in the invalidation; here there is no second form.
+    """
+
+    def __init__(self, size: int = _CACHED_SESSIONS) -> None:
+        self._size = size
+        self._entries: OrderedDict[ThreadRef, tuple[int, list[Message]]] = OrderedDict()
+
+    def get(self, ref: ThreadRef, version: int) -> list[Message] | None:
+        """Return the messages, if the copy is of exactly this version."""
+        entry = self._entries.get(ref)
+        if entry is None or entry[0] != version:
+            return None
+        self._entries.move_to_end(ref)
+        return entry[1]
+
+    def put(self, ref: ThreadRef, version: int, messages: list[Message]) -> None:
+        """Keep a copy; the one used longest ago makes room."""
+        self._entries[ref] = (version, messages)
+        self._entries.move_to_end(ref)
+        while len(self._entries) > self._size:
+            self._entries.popitem(last=False)
+
+    def invalidate(self, ref: ThreadRef) -> None:
+        """Forget a thread."""
+        self._entries.pop(ref, None)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class Sessions:
+    """Reads sessions."""
+
+    def __init__(self, backplane: Backplane) -> None:
+        self._backplane = backplane
+
+    async def history(
+        self, ref: ThreadRef, *, subject: str = "", before: int = 0, most: int = 50
+    ) -> tuple[int, list[Message]]:
+        """Return `(session version, messages)`, oldest first; `before` is a message id, 0 for the newest.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        code, version, entries = await self._backplane.run(self._backplane.call("history", ref, subject, before, most))
+        if code == b"not_found":
+            raise no_such_thread()
+        return version, _decode(entries)
+
+    async def snapshot(self, ref: ThreadRef, *, subject: str, most: int = 50) -> Snapshot:
+        """Return the thread as of its newest offset, read in one step.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        code, epoch, top, messages, request, state, attempt, text, entries = await self._backplane.run(
+            self._backplane.call("snapshot", ref, subject, most)
+        )
+        if code == b"not_found":
+            raise no_such_thread()
+        turn = None
+        if request:
+            turn = RunningTurn(request.decode(), state.decode(), int(attempt), text.decode())
+            turn.fold(decode_entries(entries))
+        return Snapshot(epoch.decode(), top, _decode(messages), turn)

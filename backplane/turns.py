@@ -1,0 +1,398 @@
+"""Turns: started once, owned by one worker at a time, ended once. Each method is one script."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+from redis.exceptions import RedisError
+
+from backplane.errors import IdempotencyConflict, QueueFull, TurnRunning
+from backplane.events import body, dumps
+from backplane.ids import ThreadRef, new_id
+from backplane.keys import ThreadKeys, split_member
+from backplane.log import no_such_thread
+from backplane.scripts import Call
+
+if TYPE_CHECKING:
+    from backplane.connection import Backplane
+
+QueueMode = Literal["interrupt", "reject", "followup"]
+Verdict = Literal["ok", "cancelled", "fenced"]
+
+_PREVIEW = 120
+_log = structlog.get_logger("backplane.turns")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a person asks for."""
+
+    message: str
+    subject: str
+    client_id: str
+    """The socket that asked; events carry it."""
+    queue_mode: QueueMode = "interrupt"
+    client_message_id: str | None = None
+    """The idempotency key: within a thread and a subject, one key is one turn."""
+    model: str | None = None
+    temperature: float | None = None
+    locale: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    request_id: str = field(default_factory=new_id)
+
+    def input(self) -> dict[str, Any]:
+        """Return what the agent is told beside the message."""
+        return {
+            "model": self.model,
+            "temperature": self.temperature,
+            "locale": self.locale,
+            "metadata": self.metadata,
+        }
+
+    def fingerprint(self) -> str:
+        """Return what must be equal for two calls with one key to be the same call."""
+        text = dumps([self.message, self.input()])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The answer to a start; a repeated start gets an equal one."""
+
+    state: Literal["accepted", "queued"]
+    request_id: str
+    epoch: str
+    offset: int
+    """Of its chat_accepted, or of its queue_item_queued."""
+    client_id: str
+    position: int
+    """1 for the next in the lane; 0 when accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The truth about a cancel."""
+
+    cancelled: bool
+    request_id: str | None
+    state: str
+    """What the turn was when the cancel came: queued, ready, running; done, failed, cancelled; idle, unknown."""
+    dropped: tuple[str, ...] = ()
+    """Waiting messages that were taken out of the lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A message in a lane."""
+
+    item_id: str
+    preview: str
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's right to one turn, until its lease lapses. The fence makes an old claim harmless."""
+
+    ref: ThreadRef
+    request_id: str
+    fence: int
+    session_version: int
+    epoch: str
+    message: str
+    input: dict[str, Any]
+    subject: str
+    deadline: int
+    message_id: int
+    """Of the turn's own message in the session: smaller ids are its history."""
+    began: int
+    """When its message entered the session, Unix milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What became of a turn that its owner ended."""
+
+    state: str
+    """done or failed as asked, `cancelled` when somebody asked to stop it first, `fenced` when it was lost."""
+    session_version: int
+    message_id: int
+    """Of the newest message in the session."""
+    ended: int
+    """Unix milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events that are appended together."""
+
+    number: int
+    """1, 2, 3, … within the attempt: a batch that is sent twice is written once."""
+    events: Sequence[tuple[str, str]]
+    """(name, inside of a JSON object) of each."""
+    text: str = ""
+    """What these events add to the answer."""
+
+    def pairs(self) -> list[str]:
+        """Return the events as the scripts take them."""
+        return [part for event in self.events for part in event]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a turn ends, said by its owner."""
+
+    state: Literal["done", "failed"]
+    name: str
+    fields: str
+    answer: str | None = None
+    """The whole answer for the session; None keeps the text so far, marked as interrupted."""
+
+
+class Turns:
+    """The life of turns, from any process."""
+
+    def __init__(self, backplane: Backplane) -> None:
+        self._backplane = backplane
+        self._settings = backplane.settings
+        self._call = backplane.call
+
+    def _keys(self, ref: ThreadRef) -> ThreadKeys:
+        return self._backplane.keys.thread(ref)
+
+    async def ring(self, ref: ThreadRef, request_id: str) -> None:
+        """Ring the doorbell for a turn that became ready; if that fails, the recoverer rings."""
+        try:
+            await self._backplane.doorbell.ring(self._keys(ref).member(request_id))
+        except (RedisError, OSError):
+            _log.warning("the doorbell could not be rung; the recoverer will ring", request_id=request_id)
+
+    # --- from gateways ---------------------------------------------------------------------------------
+
+    async def start(self, ref: ThreadRef, start: Start) -> Started:
+        """Start a turn, or queue its message behind the running one.
+
+        Raises:
+            NotFound: when the thread is another's.
+            IdempotencyConflict: when the key came before with another message.
+            TurnRunning: with `queue_mode` reject.
+            QueueFull: when `max_followups` messages wait already.
+            Unavailable: when Redis did not answer; the same Start may be sent again.
+        """
+        digest, fingerprint = "", ""
+        if start.client_message_id is not None:
+            key = f"{start.subject}\0{start.client_message_id}"
+            digest, fingerprint = hashlib.sha256(key.encode()).hexdigest(), start.fingerprint()
+        answer = await self._backplane.run(self._start_call(ref, start, digest, fingerprint))
+        code = answer[0].decode()
+        if code == "not_found":
+            raise no_such_thread()
+        if code == "idempotency_conflict":
+            raise IdempotencyConflict(
+                "client_message_id was used for another message in this thread; send a new message under a new id"
+            )
+        if code == "turn_running":
+            raise TurnRunning(
+                "a turn runs in this thread, and queue_mode is reject; wait for its end, or choose another mode",
+                request_id=answer[1].decode(),
+            )
+        if code == "queue_full":
+            raise QueueFull(
+                f"{self._settings.max_followups} messages wait in this thread already; wait, or remove one",
+                retry_after_ms=1000,
+            )
+        state, request_id, epoch, offset, client_id, position = (part.decode() for part in answer)
+        if state == "accepted":
+            await self.ring(ref, request_id)
+        return Started(state, request_id, epoch, int(offset), client_id, int(position))
+
+    def _start_call(self, ref: ThreadRef, start: Start, digest: str, fingerprint: str) -> Call:
+        extra: dict[str, Any] = {}
+        if start.client_message_id is not None:
+            extra["client_message_id"] = start.client_message_id
+        if start.metadata:
+            extra["metadata"] = start.metadata
+        envelope = body({"client_id": start.client_id, "thread_id": ref.thread_id, "request_id": start.request_id})
+        settings = self._settings
+        return self._call(
+            "start",
+            ref,
+            start.request_id,
+            start.subject,
+            new_id(),
+            fingerprint,
+            start.queue_mode,
+            dumps(start.message),
+            f",{body(extra)}" if extra else "",
+            envelope,
+            dumps(start.input()),
+            math.ceil(settings.turn_timeout * 1000),
+            settings.max_attempts,
+            settings.max_followups,
+            start.client_id,
+            dumps(start.message[:_PREVIEW]),
+            extra_keys=[self._keys(ref).idempotency + digest],
+        )
+
+    async def cancel(self, ref: ThreadRef, subject: str, request_id: str | None = None) -> Cancelled:
+        """Stop a turn: this one, or (None) the running one together with everything that waits.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        code, request, state, following, *dropped = await self._backplane.run(
+            self._call("cancel", ref, subject, request_id or "", math.ceil(self._settings.cancel_grace * 1000))
+        )
+        if code == b"not_found":
+            raise no_such_thread()
+        if following:
+            await self.ring(ref, following.decode())
+        return Cancelled(
+            code == b"cancelled",
+            request.decode() or None,
+            state.decode(),
+            tuple(item.decode() for item in dropped),
+        )
+
+    async def lanes(self, ref: ThreadRef, subject: str) -> tuple[str | None, str, list[Waiting]]:
+        """Return `(running request or None, its state or "idle", waiting messages in order)`.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        code, running, state, *items = await self._backplane.run(self._call("lanes", ref, subject))
+        if code == b"not_found":
+            raise no_such_thread()
+        waiting = [
+            Waiting(items[n].decode(), json.loads(items[n + 1]), int(items[n + 2])) for n in range(0, len(items), 3)
+        ]
+        return running.decode() or None, state.decode(), waiting
+
+    async def unqueue(self, ref: ThreadRef, subject: str, request_id: str | None = None) -> list[str]:
+        """Take a waiting message out of the lane, or (None) all of them. Returns the ids that were removed.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        code, *removed = await self._backplane.run(self._call("unqueue", ref, subject, request_id or ""))
+        if code == b"not_found":
+            raise no_such_thread()
+        return [item.decode() for item in removed]
+
+    # --- from workers ----------------------------------------------------------------------------------
+
+    async def claim(self, member: str, worker: str) -> Claim | None:
+        """Take a ready turn, or None when it is not ready any more.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        ref, request_id = split_member(member)
+        answer = await self._backplane.run(
+            self._call("claim", ref, request_id, worker, new_id(), math.ceil(self._settings.lease * 1000))
+        )
+        if answer[0] != b"claimed":
+            return None
+        _, fence, version, epoch, message, given, subject, deadline, message_id, began = answer
+        return Claim(
+            ref=ref,
+            request_id=request_id,
+            fence=int(fence),
+            session_version=int(version),
+            epoch=epoch.decode(),
+            message=json.loads(message),
+            input=json.loads(given),
+            subject=subject.decode(),
+            deadline=int(deadline),
+            message_id=int(message_id),
+            began=int(began),
+        )
+
+    def append_call(self, claim: Claim, batch: Batch) -> Call:
+        """Return the call that appends a batch; `verdict` reads its answer."""
+        return self._call("append", claim.ref, claim.request_id, claim.fence, batch.number, batch.text, *batch.pairs())
+
+    async def append(self, claim: Claim, batch: Batch) -> tuple[Verdict, int]:
+        """Append a batch. Returns the verdict, and the offset of its last event.
+
+        Raises:
+            Unavailable: when Redis did not answer; the same batch may be sent again.
+        """
+        return verdict(await self._backplane.run(self.append_call(claim, batch)))
+
+    async def heartbeat(self, claims: Sequence[Claim]) -> list[Verdict | None]:
+        """Renew leases, all in one round trip; None where the renewal failed.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        lease, grace = math.ceil(self._settings.lease * 1000), math.ceil(self._settings.cancel_grace * 1000)
+        calls = [self._call("heartbeat", claim.ref, claim.request_id, claim.fence, lease, grace) for claim in claims]
+        answers = await self._backplane.run_many(calls)
+        return [None if isinstance(answer, Exception) else answer.decode() for answer in answers]
+
+    async def finish(self, claim: Claim, batch: Batch, ending: Ending) -> Finished:
+        """End a turn: the answer into the session, the terminal event, the hand-over to what waits.
+
+        Raises:
+            Unavailable: when Redis did not answer; the same call may be sent again.
+        """
+        answer = "" if ending.answer is None else dumps(ending.answer)
+        state, following, version, message_id, ended = await self._backplane.run(
+            self._call(
+                "finish",
+                claim.ref,
+                claim.request_id,
+                claim.fence,
+                batch.number,
+                batch.text,
+                ending.state,
+                ending.name,
+                ending.fields,
+                answer,
+                *batch.pairs(),
+            )
+        )
+        if following:
+            await self.ring(claim.ref, following.decode())
+        return Finished(state.decode(), version, message_id, ended)
+
+    async def release(self, claim: Claim) -> None:
+        """Hand a turn back, so that another worker takes it at once.
+
+        Raises:
+            Unavailable: when Redis did not answer; the lease will lapse.
+        """
+        answer = await self._backplane.run(self._call("release", claim.ref, claim.request_id, claim.fence))
+        if answer == b"ready":
+            await self.ring(claim.ref, claim.request_id)
+
+    # --- from the recoverer ----------------------------------------------------------------------------
+
+    async def recover(self, member: str) -> str:
+        """Look at a turn that is due, and do what its state asks for. Returns what was done.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        ref, request_id = split_member(member)
+        what, following = await self._backplane.run(
+            self._call("recover", ref, request_id, math.ceil(self._settings.cancel_grace * 1000))
+        )
+        if following:
+            await self.ring(ref, following.decode())
+        return str(what.decode())
+
+
+def verdict(answer: Sequence[Any]) -> tuple[Verdict, int]:
+    """Return what an append was answered: the verdict, and the offset of its last event."""
+    return answer[0].decode(), int(answer[1])

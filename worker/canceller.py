@@ -1,0 +1,49 @@
+"""The canceller: hears the push that follows a cancel, so that a silent agent stops as fast as one that talks.
+
+A push is never believed: it only asks for the verdict now, which comes from durable state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from backplane.connection import Backplane
+from worker.heartbeat import Heartbeat
+from worker.slot import Slot
+
+
+class Canceller:
+    """Listens to the control channels of all partitions. A listener of live channels."""
+
+    def __init__(self, backplane: Backplane, slots: Mapping[str, Slot], heartbeat: Heartbeat) -> None:
+        self._backplane = backplane
+        self._slots = slots
+        self._heartbeat = heartbeat
+        self._checks: set[asyncio.Task[None]] = set()
+
+    async def listen(self) -> None:
+        """Subscribe to every partition.
+
+        Raises:
+            Unavailable: when Redis did not confirm.
+        """
+        keys = self._backplane.keys
+        await asyncio.gather(
+            *(self._backplane.live.subscribe(keys.partition(number).control, self) for number in range(keys.partitions))
+        )
+
+    def heard(self, message: bytes) -> None:
+        """Ask for the verdict of the turn that is named, if it is ours."""
+        slot = self._slots.get(message.decode(errors="replace"))
+        if slot is not None:
+            self._check([slot])
+
+    def missed(self) -> None:
+        """A push may have been lost: ask for every turn."""
+        self._check(list(self._slots.values()))
+
+    def _check(self, slots: list[Slot]) -> None:
+        task = asyncio.create_task(self._heartbeat.beat(slots))
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)

@@ -1,0 +1,56 @@
+"""The claimer: waits at the doorbell while a slot is free, and takes the turn that rang."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from redis.exceptions import RedisError
+
+from backplane.connection import Backplane
+from backplane.errors import ThreadlineError
+from backplane.turns import Claim
+
+_log = structlog.get_logger("worker.claimer")
+_PAUSE = 0.2
+"""Seconds between tries while Redis does not answer."""
+
+
+class Claimer:
+    """Claims turns until it is cancelled.
+
+    Args:
+        free: one permit for each free slot; taken here, given back by whoever runs the turn.
+        begin: runs a claimed turn.
+    """
+
+    def __init__(self, backplane: Backplane, free: asyncio.Semaphore, begin: Callable[[Claim], None]) -> None:
+        self._backplane = backplane
+        self._free = free
+        self._begin = begin
+
+    async def run(self) -> None:
+        """Claim; an error of Redis costs a pause, not the claimer."""
+        while True:
+            await self._free.acquire()
+            try:
+                claim = await self._next()
+            except BaseException:
+                self._free.release()
+                raise
+            self._begin(claim)
+
+    async def _next(self) -> Claim:
+        while True:
+            try:
+                member = await self._backplane.doorbell.wait()
+                if member is None:
+                    continue
+                claim = await self._backplane.turns.claim(member, self._backplane.settings.node_id)
+                if claim is not None:
+                    return claim
+            except (RedisError, OSError, ThreadlineError) as error:
+                # the turn whose ring was lost here is rung again by the recoverer
+                _log.warning("could not claim; trying again", error=repr(error))
+                await asyncio.sleep(_PAUSE)

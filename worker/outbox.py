@@ -1,0 +1,100 @@
+"""The outbox of one turn: gathers its events into batches, in order, and never without bound.
+
+The first delta goes at once, so that the first word comes early; later deltas are gathered for a few tens of
+milliseconds and joined. Anything that is not a delta goes at once, with what waits before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from backplane.events import DELTAS, TEXT_DELTA, body
+from backplane.turns import Batch
+
+_BOUND = 256 * 1024
+"""Characters that wait unsent before the agent has to wait; through a short outage of Redis it generates on."""
+
+
+class Outbox:
+    """Events on their way to the log.
+
+    Args:
+        send: appends one batch; called for one batch at a time.
+        coalesce: seconds that deltas are gathered for.
+    """
+
+    def __init__(self, send: Callable[[Batch], Awaitable[None]], coalesce: float) -> None:
+        self._send = send
+        self._coalesce = coalesce
+        self._events: list[tuple[str, dict[str, Any]]] = []
+        self._size = 0
+        self._batches = 0
+        self._talking = False
+        self._sending: asyncio.Task[None] | None = None
+        self._urgent = asyncio.Event()
+        self._some = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self.last_sent = asyncio.get_running_loop().time()
+        """When the last batch was appended, on the loop's clock (seconds)."""
+
+    async def put(self, name: str, fields: dict[str, Any]) -> None:
+        """Add an event; wait while too much is unsent."""
+        await self._room.wait()
+        if not self._joined(name, fields):
+            self._events.append((name, fields))
+        self._size += len(fields.get("delta") or "") or 1024
+        if self._size >= _BOUND:
+            self._room.clear()
+        self._some.set()
+        if name not in DELTAS or not self._talking:
+            self._urgent.set()
+        self._talking = self._talking or name in DELTAS
+
+    def _joined(self, name: str, fields: dict[str, Any]) -> bool:
+        if name not in DELTAS or not self._events:
+            return False
+        last_name, last = self._events[-1]
+        if last_name != name or any(last[key] != fields[key] for key in fields if key != "delta"):
+            return False
+        last["delta"] += fields["delta"]
+        return True
+
+    def take(self) -> Batch:
+        """Return what is unsent as the next batch, for the end of the turn."""
+        self._batches += 1
+        events, self._events, self._size = self._events, [], 0
+        self._room.set()
+        self._some.clear()
+        self._urgent.clear()
+        return Batch(
+            self._batches,
+            [(name, body(fields)) for name, fields in events],
+            "".join(fields["delta"] for name, fields in events if name == TEXT_DELTA),
+        )
+
+    async def run(self) -> None:
+        """Send batches until cancelled; end it by `stop`, which waits for the batch that is on its way."""
+        while True:
+            await self._some.wait()
+            if not self._urgent.is_set() and self._coalesce > 0:
+                try:
+                    async with asyncio.timeout(self._coalesce):
+                        await self._urgent.wait()
+                except TimeoutError:
+                    pass
+            self._sending = asyncio.create_task(self._send_now(), name="outbox-send")
+            await asyncio.shield(self._sending)
+
+    async def stop(self, running: asyncio.Task[None]) -> None:
+        """End `run`. Afterwards no batch is on its way, so that `take` gives the last one."""
+        running.cancel()
+        await asyncio.wait([running])
+        if self._sending is not None:
+            await self._sending
+
+    async def _send_now(self) -> None:
+        await self._send(self.take())
+        self.last_sent = asyncio.get_running_loop().time()

@@ -1,0 +1,113 @@
+"""A worker process: claims turns, runs agents, renews leases, and stops in order.
+
+The order of stopping: claiming first (no new turn), then the turns (they finish within the grace, or are handed
+back), then heartbeat and appender (turns need them until their end), the connections last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from backplane.connection import Backplane
+from backplane.recoverer import Recoverer
+from backplane.sessions import SessionCache
+from backplane.settings import Settings
+from backplane.turns import Claim
+from worker.appender import Appender
+from worker.canceller import Canceller
+from worker.claimer import Claimer
+from worker.heartbeat import Heartbeat
+from worker.loading import load_agent
+from worker.slot import Slot
+from worker.turn import Agent
+
+_log = structlog.get_logger("worker.runtime")
+
+
+class Worker:
+    """The parts of a worker, put together on an open backplane."""
+
+    def __init__(self, backplane: Backplane, agent: Agent) -> None:
+        self._backplane = backplane
+        self._settings = backplane.settings
+        self._agent = agent
+        self._slots: dict[str, Slot] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._free = asyncio.Semaphore(self._settings.slots)
+        self._cache = SessionCache()
+        self._appender = Appender(backplane)
+        self._heartbeat = Heartbeat(backplane, self._slots)
+        self._canceller = Canceller(backplane, self._slots, self._heartbeat)
+
+    @property
+    def turns(self) -> int:
+        """How many turns run now."""
+        return len(self._running)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain.
+
+        Raises:
+            Unavailable: when Redis does not confirm the control channels at the start.
+        """
+        await self._canceller.listen()
+        claimer = asyncio.create_task(Claimer(self._backplane, self._free, self._begin).run(), name="claimer")
+        roles = [
+            asyncio.create_task(self._appender.run(), name="appender"),
+            asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
+            asyncio.create_task(Recoverer(self._backplane).run(), name="recoverer"),
+        ]
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            # a role that ends is a defect, and a worker that lacks one must not go on
+            await asyncio.wait([stopping, claimer, *roles], return_when=asyncio.FIRST_COMPLETED)
+            claimer.cancel()
+            await self._drain()
+        finally:
+            for task in (stopping, claimer, *roles):
+                task.cancel()
+            ended = await asyncio.gather(claimer, *roles, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+    def _begin(self, claim: Claim) -> None:
+        slot = Slot(self._backplane, self._appender, self._cache, self._agent, claim)
+        self._slots[claim.request_id] = slot
+        task = asyncio.create_task(slot.run(), name=f"turn-{claim.request_id}")
+        self._running.add(task)
+        task.add_done_callback(lambda done: self._ended(slot, done))
+
+    def _ended(self, slot: Slot, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if self._slots.get(slot.claim.request_id) is slot:
+            del self._slots[slot.claim.request_id]
+        self._free.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a slot failed; its lease will lapse", request_id=slot.claim.request_id, exc_info=error)
+
+    async def _drain(self) -> None:
+        if not self._running:
+            return
+        _log.info("draining", turns=len(self._running))
+        await asyncio.wait(self._running, timeout=self._settings.drain_grace)
+        for slot in list(self._slots.values()):
+            slot.stop("stopping")
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._settings.cancel_grace)
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Run a worker until `stop` is set.
+
+    Raises:
+        Misconfigured: when the agent cannot be loaded, or the settings contradict what Redis holds.
+        Unavailable: when Redis cannot be reached at the start.
+    """
+    agent = load_agent(settings.agent)
+    async with Backplane.open(settings) as backplane:
+        _log.info("worker ready", node_id=settings.node_id, agent=settings.agent, slots=settings.slots)
+        await Worker(backplane, agent).run(stop)
+        _log.info("worker stopped", node_id=settings.node_id)

@@ -1,0 +1,296 @@
+"""A slot: one turn in a worker, from its claim to its end.
+
+Three things can stop a turn from outside, and they are told apart: it was cancelled (its owner still writes the
+end), it was fenced (somebody else owns it: write nothing more), or the worker stops (hand it back).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any, Literal
+
+import structlog
+
+from backplane.connection import Backplane
+from backplane.errors import Unavailable
+from backplane.events import CHAT_DONE, CHAT_ERROR, INFERENCE_HEARTBEAT, TEXT_DELTA, body
+from backplane.sessions import Message as StoredMessage
+from backplane.sessions import SessionCache
+from backplane.turns import Batch, Claim, Ending, Finished, Verdict
+from worker.appender import Appender
+from worker.outbox import Outbox
+from worker.turn import (
+    Agent,
+    AgentError,
+    AgentEvent,
+    Iteration,
+    Message,
+    Text,
+    Thinking,
+    ToolArgs,
+    ToolCall,
+    ToolResult,
+    Turn,
+    Usage,
+)
+
+_log = structlog.get_logger("worker.slot")
+StopReason = Literal["cancelled", "fenced", "stopping"]
+_RETRY_PAUSE = 0.2
+
+
+class Slot:
+    """Runs one turn."""
+
+    def __init__(
+        self, backplane: Backplane, appender: Appender, cache: SessionCache, agent: Agent, claim: Claim
+    ) -> None:
+        self.claim = claim
+        self._backplane = backplane
+        self._settings = backplane.settings
+        self._appender = appender
+        self._cache = cache
+        self._agent = agent
+        self._outbox = Outbox(self._append, self._settings.coalesce)
+        self._stop: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
+        self._known: list[StoredMessage] = []
+        self._text: list[str] = []
+        self._text_bytes = 0
+        self._usage: Usage | None = None
+        self._started = asyncio.get_running_loop().time()
+        self._first_text: float | None = None
+
+    # --- told from outside -----------------------------------------------------------------------------
+
+    def told(self, verdict: Verdict | None) -> None:
+        """Take a verdict of an append or a heartbeat."""
+        if verdict == "cancelled" or verdict == "fenced":
+            self.stop(verdict)
+
+    def stop(self, reason: StopReason) -> None:
+        """Stop the agent; the first reason counts."""
+        if not self._stop.done():
+            self._stop.set_result(reason)
+
+    async def show_life(self) -> None:
+        """Say that the worker is alive, when the turn has said nothing else for long."""
+        silent = asyncio.get_running_loop().time() - self._outbox.last_sent
+        if silent >= self._settings.inference_heartbeat and not self._stop.done():
+            await self._outbox.put(INFERENCE_HEARTBEAT, {})
+
+    # --- the turn --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run the turn to its end, or until it is somebody else's."""
+        log = _log.bind(thread_id=self.claim.ref.thread_id, request_id=self.claim.request_id, fence=self.claim.fence)
+        log.info("turn claimed")
+        sender = asyncio.create_task(self._outbox.run(), name="outbox")
+        answering = asyncio.create_task(self._answer(), name="agent")
+        watched: list[asyncio.Future[Any]] = [answering, self._stop, sender]
+        try:
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                await self._halt(answering, log)
+        finally:
+            answering.cancel()
+            await self._outbox.stop(sender)
+        await self._end(answering, log)
+
+    async def _halt(self, answering: asyncio.Task[None], log: structlog.stdlib.BoundLogger) -> None:
+        answering.cancel()
+        # half the grace: the end must be written before the recoverer writes it for us
+        _, pending = await asyncio.wait([answering], timeout=self._settings.cancel_grace / 2)
+        if pending:
+            log.warning("the agent ignores its cancellation; its turn ends without it")
+
+    async def _end(self, answering: asyncio.Task[None], log: structlog.stdlib.BoundLogger) -> None:
+        reason = self._stop.result() if self._stop.done() else None
+        if reason == "fenced":
+            log.info("turn lost to another owner")
+            return
+        answered = answering.done() and not answering.cancelled() and answering.exception() is None
+        if reason == "stopping" and not answered:
+            await self._hand_back(log)
+            return
+        finished = await self._finish(self._ending(answering, log))
+        log.info("turn ended", state=finished.state)
+
+    def _ending(self, answering: asyncio.Task[None], log: structlog.stdlib.BoundLogger) -> Ending:
+        error: BaseException | None
+        if not answering.done() or answering.cancelled():
+            # asked to stop: the script writes the event. Not asked: the agent cancelled itself, its own fault.
+            error = AgentError("The agent gave up.", error_type="agent_error")
+        else:
+            error = answering.exception()
+        if error is None:
+            answer = "".join(self._text)
+            return Ending("done", CHAT_DONE, body(self._done_fields(answer)), answer)
+        if not isinstance(error, AgentError):
+            log.error("the agent failed", exc_info=error)
+            error = AgentError("The agent failed.", retryable=True)
+        return Ending("failed", CHAT_ERROR, body(_error_fields(error)))
+
+    def _done_fields(self, answer: str) -> dict[str, Any]:
+        now = asyncio.get_running_loop().time()
+        fields: dict[str, Any] = {"full_response": answer}
+        if self._usage is not None:
+            usage = self._usage
+            fields["usage"] = {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "model": usage.model,
+            }
+        first = self._first_text or now
+        fields["timing"] = {
+            "first_text_ms": round((first - self._started) * 1000),
+            "total_ms": round((now - self._started) * 1000),
+        }
+        return fields
+
+    async def _finish(self, ending: Ending) -> Finished:
+        batch = self._outbox.take()
+        while True:
+            try:
+                finished = await self._backplane.turns.finish(self.claim, batch, ending)
+            except Unavailable as error:
+                _log.warning("the end of a turn is held back", error=error.message)
+                await asyncio.sleep(_RETRY_PAUSE)
+                continue
+            self._remember(finished, ending)
+            return finished
+
+    async def _hand_back(self, log: structlog.stdlib.BoundLogger) -> None:
+        try:
+            await self._backplane.turns.release(self.claim)
+            log.info("turn handed back")
+        except Unavailable:
+            log.warning("turn could not be handed back; its lease will lapse")
+
+    async def _append(self, batch: Batch) -> None:
+        self.told(await self._appender.append(self.claim, batch))
+
+    # --- the session -----------------------------------------------------------------------------------
+
+    async def _history(self) -> list[StoredMessage]:
+        claim = self.claim
+        # the version counts this turn's own message, which a local copy cannot hold yet
+        copy = self._cache.get(claim.ref, claim.session_version - 1)
+        if copy is None:
+            most = self._settings.session_max_messages
+            _, copy = await self._backplane.sessions.history(claim.ref, before=claim.message_id, most=most)
+        return copy
+
+    def _remember(self, finished: Finished, ending: Ending) -> None:
+        """Keep the local copy in step with what the script stored, or drop it."""
+        claim, answer = self.claim, ending.answer
+        if finished.state != "done" or not answer or finished.session_version != claim.session_version + 1:
+            self._cache.invalidate(claim.ref)
+            return
+        ours: list[StoredMessage] = [
+            {"id": claim.message_id, "ts": claim.began, "role": "user", "content": claim.message},
+            {"id": finished.message_id, "ts": finished.ended, "role": "assistant", "content": answer},
+        ]
+        for message in ours:
+            message["request_id"] = claim.request_id
+        whole = [*self._known, *ours][-self._settings.session_max_messages :]
+        self._cache.put(claim.ref, finished.session_version, whole)
+
+    # --- the agent -------------------------------------------------------------------------------------
+
+    async def _answer(self) -> None:
+        claim, given = self.claim, self.claim.input
+        while True:
+            try:
+                self._known = await self._history()
+                break
+            except Unavailable:
+                await asyncio.sleep(_RETRY_PAUSE)
+        turn = Turn(
+            thread_id=claim.ref.thread_id,
+            request_id=claim.request_id,
+            tenant=claim.ref.tenant,
+            subject=claim.subject,
+            message=claim.message,
+            history=[_message(stored) for stored in self._known],
+            attempt=claim.fence,
+            model=given["model"],
+            temperature=given["temperature"],
+            locale=given["locale"],
+            metadata=given["metadata"],
+        )
+        async with aclosing(self._agent(turn)) as said:  # type: ignore[type-var]  # async generators have aclose
+            async for event in said:
+                await self._say(event)
+
+    async def _say(self, event: str | AgentEvent) -> None:
+        if isinstance(event, Usage):
+            self._usage = event
+            return
+        if isinstance(event, str):
+            event = Text(event)
+        if isinstance(event, Text | Thinking | ToolArgs) and not event.delta:
+            return
+        if isinstance(event, Text):
+            self._text.append(event.delta)
+            self._text_bytes += len(event.delta.encode())
+            if self._first_text is None:
+                self._first_text = asyncio.get_running_loop().time()
+            if self._text_bytes > self._settings.max_answer_bytes:
+                raise AgentError("The answer grew too long and was stopped.", error_type="answer_too_large")
+        name, fields = _as_event(event, self._settings.max_tool_output_bytes)
+        await self._outbox.put(name, fields)
+
+
+def _message(stored: StoredMessage) -> Message:
+    return Message(
+        role=stored["role"],
+        content=stored["content"],
+        request_id=stored["request_id"],
+        ts=stored["ts"],
+        interrupted=stored.get("interrupted", False),
+    )
+
+
+def _as_event(event: AgentEvent, most_output: int) -> tuple[str, dict[str, Any]]:
+    match event:
+        case Text(delta, turn_round):
+            return TEXT_DELTA, {"delta": delta, "round": turn_round}
+        case Thinking(delta, turn_round):
+            return "thinking_delta", {"delta": delta, "round": turn_round}
+        case Iteration(turn_round):
+            return "iteration_start", {"round": turn_round}
+        case ToolArgs(delta, call_id, tool, turn_round):
+            return "tool_args_delta", {"delta": delta, "tool_call_id": call_id, "tool_name": tool, "round": turn_round}
+        case ToolCall(tool, args, call_id, turn_round):
+            return "tool_call", {"tool_name": tool, "args": args, "tool_call_id": call_id, "round": turn_round}
+        case ToolResult(tool, output, call_id, success, turn_round):
+            return "tool_result", {
+                "tool_name": tool,
+                "output": cut(output, most_output),
+                "success": success,
+                "tool_call_id": call_id,
+                "round": turn_round,
+            }
+    raise AgentError(f"The agent yielded something that is not an event: {type(event).__name__}.")
+
+
+def cut(text: str, most: int) -> str:
+    """Return text of at most `most` bytes of UTF-8, and a marker that says how much was left out."""
+    encoded = text.encode("utf-8", errors="replace")
+    if len(encoded) <= most:
+        return text
+    kept = encoded[:most].decode("utf-8", errors="ignore")
+    return f"{kept}… [cut: {len(encoded) - len(kept.encode())} bytes of {len(encoded)} left out]"
+
+
+def _error_fields(error: AgentError) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "message": error.message,
+        "error_type": error.error_type,
+        "error_source": error.source,
+        "error_retryable": error.retryable,
+    }
+    if error.retry_after_ms is not None:
+        fields["error_retry_after_ms"] = error.retry_after_ms
+    return fields
