@@ -6,11 +6,14 @@ retries, a minute) and `from_url()` (none), and its 5 s socket time-out breaks e
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
+import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
@@ -35,6 +38,8 @@ _BACKOFF_BASE, _BACKOFF_CAP = 0.02, 0.3
 # What one release writes and another reads, in the log, the turn and on the channels.
 FORMAT = "1"
 _CONNECT_TIMEOUT = 2.0
+_WAIT_FOR_REDIS = 1.0
+_log = structlog.get_logger("backplane.connection")
 
 
 def open_redis(settings: Settings, *, timeout: float | None = None, retries: int = _RETRIES) -> Redis:
@@ -197,3 +202,33 @@ class Backplane:
     async def _publish(self, channel: str, message: bytes) -> None:
         with redis_errors():
             await self.redis.execute_command("SPUBLISH", channel, message)  # type: ignore[no-untyped-call]
+
+
+@asynccontextmanager
+async def opened_when_reachable(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Backplane | None]:
+    """Open a backplane, however long Redis takes to come up; None when `stop` was set first.
+
+    Raises:
+        Misconfigured: when the settings contradict what Redis holds.
+    """
+    async with AsyncExitStack() as stack:
+        while not stop.is_set():
+            try:
+                backplane = await stack.enter_async_context(Backplane.open(settings))
+            except Unavailable as error:
+                _log.warning("waiting for Redis", url=without_password(settings.redis_url), error=error.message)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_WAIT_FOR_REDIS):
+                        await stop.wait()
+                continue
+            yield backplane
+            return
+        yield None
+
+
+def without_password(url: str) -> str:
+    """Return an address that may be logged."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()

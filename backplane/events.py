@@ -39,6 +39,8 @@ class Event:
     name: str
     text: str
     _fields: dict[str, Any] | None = field(default=None, repr=False)
+    encoded: Any = field(default=None, repr=False)
+    """What a node made of it for its sockets, once for all of them."""
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -64,9 +64,30 @@ class Log:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        code, found, top, entries = await self._backplane.run(
-            self._backplane.call("read", ref, subject, epoch, after, most)
-        )
-        if code == b"not_found":
+        answer = await self._backplane.run(self._backplane.call("read", ref, subject, epoch, after, most))
+        page = _page(answer)
+        if page is None:
             raise no_such_thread()
-        return Page(found.decode(), top, decode_entries(entries), code == b"ok")
+        return page
+
+    async def read_many(self, places: Sequence[tuple[ThreadRef, str, int]]) -> list[Page | None]:
+        """Return a page of each `(thread, epoch, after)`, in one round trip; None where that one failed.
+
+        A thread that is gone is answered like a log that does not reach back.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        if not places:
+            return []
+        calls = [self._backplane.call("read", ref, "", epoch, after, PAGE) for ref, epoch, after in places]
+        answers = await self._backplane.run_many(calls)
+        return [None if isinstance(answer, Exception) else _page(answer) or _GONE for answer in answers]
+
+
+_GONE = Page("", 0, [], reached=False)
+
+
+def _page(answer: Sequence[Any]) -> Page | None:
+    code, epoch, top, entries = answer
+    return None if code == b"not_found" else Page(epoch.decode(), top, decode_entries(entries), code == b"ok")

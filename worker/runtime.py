@@ -10,7 +10,7 @@ import asyncio
 
 import structlog
 
-from backplane.connection import Backplane
+from backplane.connection import Backplane, opened_when_reachable
 from backplane.recoverer import Recoverer
 from backplane.sessions import SessionCache
 from backplane.settings import Settings
@@ -104,10 +104,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
     Raises:
         Misconfigured: when the agent cannot be loaded, or the settings contradict what Redis holds.
-        Unavailable: when Redis cannot be reached at the start.
     """
     agent = load_agent(settings.agent)
-    async with Backplane.open(settings) as backplane:
+    async with opened_when_reachable(settings, stop) as backplane:
+        if backplane is None:
+            return
         _log.info("worker ready", node_id=settings.node_id, agent=settings.agent, slots=settings.slots)
         await Worker(backplane, agent).run(stop)
         _log.info("worker stopped", node_id=settings.node_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Literal
 
 import structlog
@@ -229,8 +230,10 @@ class Slot:
             return
         if isinstance(event, str):
             event = Text(event)
-        if isinstance(event, Text | Thinking | ToolArgs) and not event.delta:
-            return
+        if isinstance(event, Text | Thinking | ToolArgs):
+            if not event.delta:
+                return
+            event = replace(event, delta=storable(event.delta))
         if isinstance(event, Text):
             self._text.append(event.delta)
             self._text_bytes += len(event.delta.encode())
@@ -275,11 +278,16 @@ def _as_event(event: AgentEvent, most_output: int) -> tuple[str, dict[str, Any]]
     raise AgentError(f"The agent yielded something that is not an event: {type(event).__name__}.")
 
 
+def storable(text: str) -> str:
+    """Return text without lone surrogates, which no UTF-8 reader takes (a model may split a pair)."""
+    return text.encode("utf-8", errors="replace").decode()
+
+
 def cut(text: str, most: int) -> str:
     """Return text of at most `most` bytes of UTF-8, and a marker that says how much was left out."""
     encoded = text.encode("utf-8", errors="replace")
     if len(encoded) <= most:
-        return text
+        return encoded.decode()
     kept = encoded[:most].decode("utf-8", errors="ignore")
     return f"{kept}… [cut: {len(encoded) - len(kept.encode())} bytes of {len(encoded)} left out]"
 

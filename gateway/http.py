@@ -1,0 +1,189 @@
+"""HTTP: the same verbs as the socket's, the log as server-sent events, health and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+import structlog
+from sse_starlette import EventSourceResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from backplane.errors import Internal, InvalidPayload, ThreadlineError, TooLarge
+from backplane.settings import Settings
+from gateway import payloads, strictjson
+from gateway.auth import Authenticator, Identity, bearer, stream_token
+from gateway.metrics import Metrics
+from gateway.node import Node
+from gateway.streams import Stream, cursor
+from gateway.verbs import Verbs
+
+_log = structlog.get_logger("gateway.http")
+_PING_SECONDS = 15
+"""A comment is sent when a stream was silent for this long, so that no proxy closes it."""
+
+INDEX = """Threadline: a Socket.IO gateway for AI-agent chat.
+
+  Socket.IO      /socket.io/                          docs/protocol.md
+  start a turn   POST /v1/threads/{thread_id}/turns   {"message": "hello"}
+  watch it       GET  /v1/threads/{thread_id}/events  server-sent events; Last-Event-ID: epoch:offset
+  stop it        POST /v1/threads/{thread_id}/cancel
+  read it        GET  /v1/threads/{thread_id}
+  health         /healthz  /readyz  /metrics
+"""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Http:
+    """The routes of a node."""
+
+    def __init__(
+        self, settings: Settings, authenticator: Authenticator, verbs: Verbs, node: Node, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._authenticator = authenticator
+        self._verbs = verbs
+        self._node = node
+        self._metrics = metrics
+
+    def routes(self) -> list[BaseRoute]:
+        """Return every route but Socket.IO's."""
+        thread = "/v1/threads/{thread_id}"
+        return [
+            Route("/", self._index),
+            Route("/healthz", self._healthz),
+            Route("/readyz", self._readyz),
+            Route("/metrics", self._serve_metrics),
+            Route(thread, self._answer(self._snapshot), methods=["GET"]),
+            Route(f"{thread}/turns", self._answer(self._start), methods=["POST"]),
+            Route(f"{thread}/cancel", self._answer(self._cancel), methods=["POST"]),
+            Route(f"{thread}/messages", self._answer(self._history), methods=["GET"]),
+            Route(f"{thread}/queue", self._answer(self._queue_status), methods=["GET"]),
+            Route(f"{thread}/queue", self._answer(self._queue_clear), methods=["DELETE"]),
+            Route(f"{thread}/queue/{{item_id}}", self._answer(self._queue_remove), methods=["DELETE"]),
+            Route(f"{thread}/events", self._answer(self._events), methods=["GET"]),
+        ]
+
+    # --- for operators ---------------------------------------------------------------------------------
+
+    async def _index(self, request: Request) -> Response:
+        return PlainTextResponse(INDEX)
+
+    async def _healthz(self, request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def _readyz(self, request: Request) -> Response:
+        reasons = await self._node.unready_because()
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+    async def _serve_metrics(self, request: Request) -> Response:
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    # --- verbs -----------------------------------------------------------------------------------------
+
+    def _answer(self, handler: Handler) -> Handler:
+        """Answer errors with their code and status, and count the call."""
+
+        @wraps(handler)
+        async def answered(request: Request) -> Response:
+            code = "ok"
+            try:
+                return await handler(request)
+            except ThreadlineError as error:
+                code = error.code
+                return _refusal(error)
+            except Exception:
+                code = Internal.code
+                _log.exception("a request failed", path=request.url.path)
+                return _refusal(Internal("the gateway failed to handle this call; try again in a moment"))
+            finally:
+                self._metrics.calls.labels(f"http:{handler.__name__.strip('_')}", code).inc()
+
+        return answered
+
+    async def _who(self, request: Request) -> Identity:
+        return await self._authenticator.authenticate(bearer(request.headers))
+
+    def _read(self, model: type[payloads.AnyPayload], request: Request, given: dict[str, Any]) -> payloads.AnyPayload:
+        return payloads.read(model, given | request.path_params, self._settings)
+
+    async def _start(self, request: Request) -> Response:
+        identity = await self._who(request)
+        asked = self._read(payloads.ChatStart, request, await self._body(request))
+        ack = await self._verbs.start(identity, asked, client_id="http", member=None)
+        return JSONResponse(ack, 202)
+
+    async def _cancel(self, request: Request) -> Response:
+        identity = await self._who(request)
+        asked = self._read(payloads.ChatCancel, request, await self._body(request))
+        return JSONResponse(await self._verbs.cancel(identity, asked))
+
+    async def _snapshot(self, request: Request) -> Response:
+        identity = await self._who(request)
+        asked = self._read(payloads.ThreadHistory, request, _counts(request, "limit"))
+        return JSONResponse(await self._verbs.snapshot(identity, asked))
+
+    async def _history(self, request: Request) -> Response:
+        identity = await self._who(request)
+        asked = self._read(payloads.ThreadHistory, request, _counts(request, "limit", "before"))
+        return JSONResponse(await self._verbs.history(identity, asked))
+
+    async def _queue_status(self, request: Request) -> Response:
+        identity = await self._who(request)
+        return JSONResponse(await self._verbs.queue_status(identity, self._read(payloads.QueueStatus, request, {})))
+
+    async def _queue_clear(self, request: Request) -> Response:
+        identity = await self._who(request)
+        return JSONResponse(await self._verbs.queue_clear(identity, self._read(payloads.QueueClear, request, {})))
+
+    async def _queue_remove(self, request: Request) -> Response:
+        identity = await self._who(request)
+        return JSONResponse(await self._verbs.queue_remove(identity, self._read(payloads.QueueRemove, request, {})))
+
+    async def _events(self, request: Request) -> Response:
+        identity = await self._authenticator.authenticate(stream_token(request.headers, request.query_params))
+        given: dict[str, Any] = _counts(request, "history")
+        place = request.headers.get("last-event-id") or request.query_params.get("after")
+        if place:
+            given["epoch"], given["after"] = cursor(place)
+        stream = Stream(self._verbs, self._metrics, identity, self._read(payloads.ThreadSubscribe, request, given))
+        joined = await stream.join()
+        return EventSourceResponse(stream.events(joined), ping=_PING_SECONDS, sep="\n")
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        raw = bytearray()
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > self._settings.max_frame_bytes:
+                raise TooLarge(f"body: expected at most {self._settings.max_frame_bytes} bytes, got more; send less")
+        if not raw:
+            return {}
+        try:
+            body = strictjson.loads(bytes(raw))
+        except strictjson.MalformedJson as error:
+            raise InvalidPayload(f"body: {error}; send one JSON object") from None
+        if not isinstance(body, dict):
+            raise InvalidPayload(f"body: expected a JSON object, got {type(body).__name__}; send one JSON object")
+        return body
+
+
+def _counts(request: Request, *names: str) -> dict[str, Any]:
+    """Return the named query parameters as whole numbers; what is no number is left for the model to refuse."""
+    given = {name: request.query_params[name] for name in names if name in request.query_params}
+    return {
+        name: int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else text
+        for name, text in given.items()
+    }
+
+
+def _refusal(error: ThreadlineError) -> Response:
+    headers = {}
+    if error.http_status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if (wait := error.details.get("retry_after_ms")) is not None:
+        headers["Retry-After"] = str(-(-int(wait) // 1000))
+    return JSONResponse({"ok": False, "error": error.as_dict()}, error.http_status, headers)

@@ -1,0 +1,39 @@
+"""What a node counts, for Prometheus. Each application has a registry of its own, so that two can share a process."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+
+class Metrics:
+    """The metrics of one node."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.sockets = self._gauge("sockets", "Connected sockets.")
+        self.streams = self._gauge("streams", "Open streams of server-sent events.")
+        self.rooms = self._gauge("rooms", "Threads that somebody on this node watches.")
+        self.ready = self._gauge("ready", "1 while this node takes clients.")
+        self.deaf = self._gauge("deaf", "1 while this node cannot be sure to hear what is published.")
+        self.reconnects = self._gauge("live_reconnects", "How often the live connection was made again.")
+        self.calls = Counter(
+            "threadline_calls",
+            "Calls of clients, by verb and by the code of their answer.",
+            ["verb", "code"],
+            registry=self.registry,
+        )
+        self.sent = self._counter("events_sent", "Events sent to members.")
+        self.replayed = self._counter("events_replayed", "Events read from the log for members that came back.")
+        self.gaps_filled = self._counter("gaps_filled", "Events that did not come live and were read from the log.")
+        self.live_garbage = self._counter("live_garbage", "Messages on a channel that were not ours, and ignored.")
+        self.slow_clients = self._counter("slow_clients", "Members cut because they did not read; they resume.")
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"threadline_{name}", text, registry=self.registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"threadline_{name}", text, registry=self.registry)
+
+    def text(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

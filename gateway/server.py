@@ -1,0 +1,136 @@
+"""A gateway process: puts the parts together, serves, and stops in order.
+
+The order of stopping: unready first (the balancer looks elsewhere), then the clients (their transports are closed,
+spread over some seconds, and they come back at another node), then the web server, the backplane last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import structlog
+import uvicorn
+from socketio import ASGIApp  # type: ignore[import-untyped]  # the library has no types
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from backplane.connection import Backplane, opened_when_reachable
+from backplane.recoverer import Recoverer
+from backplane.settings import Settings
+from gateway import auth
+from gateway.auth import Authenticator
+from gateway.http import Http
+from gateway.metrics import Metrics
+from gateway.node import Node
+from gateway.packets import GuardedServer, server_limits
+from gateway.rooms import Rooms
+from gateway.sockets import Sockets
+from gateway.verbs import Verbs
+
+_log = structlog.get_logger("gateway.server")
+
+
+class Gateway:
+    """The parts of a gateway, put together on an open backplane. `app` is its ASGI application."""
+
+    def __init__(self, settings: Settings, backplane: Backplane, authenticator: Authenticator) -> None:
+        self._settings = settings
+        self._backplane = backplane
+        self.metrics = Metrics()
+        self.node = Node(backplane)
+        self.rooms = Rooms(backplane, self.metrics)
+        verbs = Verbs(backplane, self.rooms)
+        self._server = GuardedServer(settings)
+        self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics)
+        http = Http(settings, authenticator, verbs, self.node, self.metrics)
+        self.app = Starlette(routes=[*http.routes(), Mount("/", ASGIApp(self._server))])
+        self.metrics.sockets.set_function(lambda: len(self.sockets))
+        self.metrics.rooms.set_function(lambda: len(self.rooms))
+        self.metrics.deaf.set_function(lambda: float(backplane.live.deaf))
+        self.metrics.reconnects.set_function(lambda: backplane.live.reconnects)
+        self.metrics.ready.set_function(lambda: float(not self.node.draining and not backplane.live.deaf))
+
+    @asynccontextmanager
+    async def roles(self) -> AsyncIterator[list[asyncio.Task[None]]]:
+        """Run what a node does beside serving, for the length of this block."""
+        tasks = [
+            asyncio.create_task(self.rooms.poll(), name="poll"),
+            asyncio.create_task(Recoverer(self._backplane).run(), name="recoverer"),
+        ]
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Turn unready, and send the clients away."""
+        self.node.draining = True
+        _log.info("draining", sockets=len(self.sockets))
+        await self.sockets.drain(self._settings.drain_grace / 2)
+        self.rooms.lose_all("draining")
+
+    async def close(self) -> None:
+        """Stop Socket.IO's background tasks."""
+        await self._server.shutdown()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn without signal handlers: this process has one owner of its signals, who sets `stop`."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _configuration(settings: Settings, gateway: Gateway) -> uvicorn.Config:
+    return uvicorn.Config(
+        gateway.app,
+        host=settings.host,
+        port=settings.port,
+        ws="websockets-sansio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_grace),
+        **server_limits(settings),
+    )
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve clients until `stop` is set, then drain.
+
+    Raises:
+        Misconfigured: when the settings contradict each other or what Redis holds.
+    """
+    auth.check(settings)
+    async with Authenticator(settings) as authenticator, opened_when_reachable(settings, stop) as backplane:
+        if backplane is None:
+            return
+        gateway = Gateway(settings, backplane, authenticator)
+        await _serve(settings, gateway, stop)
+    _log.info("gateway stopped", node_id=settings.node_id)
+
+
+async def _serve(settings: Settings, gateway: Gateway, stop: asyncio.Event) -> None:
+    server = _Uvicorn(_configuration(settings, gateway))
+    async with gateway.roles() as roles:
+        serving = asyncio.create_task(server.serve(), name="uvicorn")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        _log.info("gateway ready", node_id=settings.node_id, host=settings.host, port=settings.port)
+        try:
+            # a role that ends is a defect, and a node that lacks one must not go on
+            await asyncio.wait([serving, stopping, *roles], return_when=asyncio.FIRST_COMPLETED)
+            await gateway.drain()
+        finally:
+            stopping.cancel()
+            server.should_exit = True
+            await serving
+            await gateway.close()
+        for role in roles:
+            if role.done():
+                role.result()

@@ -1,0 +1,221 @@
+"""Sockets: the Socket.IO side of a node. One `Socket` for each connected client, and the verbs that it may call."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from engineio import packet as engine_packet  # type: ignore[import-untyped]  # the library has no types
+from socketio.exceptions import ConnectionRefusedError as Refused  # type: ignore[import-untyped]
+
+from backplane.errors import ThreadlineError, UnknownEvent
+from backplane.events import DELTAS, Event
+from backplane.settings import Settings
+from gateway import payloads
+from gateway.auth import Authenticator, Identity
+from gateway.limits import Bucket
+from gateway.metrics import Metrics
+from gateway.node import Node
+from gateway.packets import GuardedServer
+from gateway.rooms import Room
+from gateway.verbs import Ack, Verbs
+
+_log = structlog.get_logger("gateway.sockets")
+_UNREAD = 4096
+"""Packets that may wait for a socket that does not read; then it is cut, and resumes when it comes back."""
+_EXPIRY_GRACE = 30.0
+"""Seconds between `auth_expired` and the end of the connection, for the client to refresh its token."""
+_AWAY = 1012
+"""WebSocket close code "service restart" (RFC 6455, IANA registry): clients come back by themselves."""
+_CUT_AT_ONCE = 50
+
+
+def encode(event: Event, aliases: bool) -> tuple[Any, ...]:
+    """Return the Engine.IO packets of an event: under its name, and under its alias."""
+    names = [event.name]
+    if aliases and event.name not in DELTAS:
+        names.append(event.name.replace("_", ":"))
+    return tuple(engine_packet.Packet(engine_packet.MESSAGE, f'2["{name}",{event.text}]') for name in names)
+
+
+class Socket:
+    """One connected client: who it is, and where its events go. A member of rooms."""
+
+    def __init__(self, server: GuardedServer, settings: Settings, metrics: Metrics, sid: str, eio_sid: str) -> None:
+        self.sid = sid
+        self.eio_sid = eio_sid
+        self.identity: Identity
+        self.bucket = Bucket.of(settings)
+        # calls are answered in the order in which they came: a cancel that follows a start must find it
+        self.order = asyncio.Lock()
+        self.rooms: set[Room] = set()
+        self.gone = False
+        self.expiry: asyncio.TimerHandle | None = None
+        self._server = server
+        self._session = server.eio.sockets[eio_sid]
+        self._aliases = settings.aliases
+        self._metrics = metrics
+        self._lost: asyncio.Task[None] | None = None
+
+    def send(self, event: Event) -> None:
+        """Queue an event, encoded once for all sockets of the node."""
+        session = self._session
+        if session.closed or self._lost is not None:
+            return
+        if event.encoded is None:
+            event.encoded = encode(event, self._aliases)
+        for packet in event.encoded:
+            session.queue.put_nowait(packet)
+        self._metrics.sent.inc()
+        if session.queue.qsize() > _UNREAD:
+            self._metrics.slow_clients.inc()
+            self.lose("reads too slowly")
+
+    def lose(self, reason: str) -> None:
+        """Close the transport: a client comes back by itself, with its cursor."""
+        if self._lost is None:
+            self._lost = asyncio.create_task(self._server.cut(self.eio_sid, reason, _AWAY), name=f"cut-{self.sid}")
+
+
+class Sockets:
+    """All sockets of a node."""
+
+    def __init__(
+        self,
+        server: GuardedServer,
+        settings: Settings,
+        authenticator: Authenticator,
+        verbs: Verbs,
+        node: Node,
+        metrics: Metrics,
+    ) -> None:
+        self._server = server
+        self._settings = settings
+        self._authenticator = authenticator
+        self._verbs = verbs
+        self._node = node
+        self._metrics = metrics
+        self._sockets: dict[str, Socket] = {}
+        self._greetings: set[asyncio.Task[None]] = set()
+        self._handlers: dict[str, Callable[[Socket, Any], Awaitable[Ack]]] = {
+            "chat:start": self._start,
+            "chat:cancel": lambda socket, asked: verbs.cancel(socket.identity, asked),
+            "thread:subscribe": self._subscribe,
+            "thread:unsubscribe": self._unsubscribe,
+            "thread:history": lambda socket, asked: verbs.history(socket.identity, asked),
+            "queue:status": lambda socket, asked: verbs.queue_status(socket.identity, asked),
+            "queue:clear": lambda socket, asked: verbs.queue_clear(socket.identity, asked),
+            "queue:remove": lambda socket, asked: verbs.queue_remove(socket.identity, asked),
+            "auth:refresh": self._refresh,
+        }
+        server.on("connect", self._connect)
+        server.on("disconnect", self._disconnect)
+        server.on("*", self._call)
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    # --- coming and going ------------------------------------------------------------------------------
+
+    async def _connect(self, sid: str, environ: dict[str, Any], auth: object) -> None:
+        eio_sid = self._server.manager.eio_sid_from_sid(sid, "/")
+        if self._node.draining:
+            # a refusal in words would make the JavaScript client stay away; a lost transport lets it move on
+            await self._server.cut(eio_sid, "draining", _AWAY)
+            raise Refused("unavailable")
+        token = auth.get("token") if isinstance(auth, dict) else None
+        try:
+            identity = await self._authenticator.authenticate(token)
+        except ThreadlineError as error:
+            # message and data reach JavaScript as err.message and err.data
+            raise Refused(error.code, error.as_dict()) from None
+        if eio_sid not in self._server.eio.sockets:
+            raise Refused("unavailable")
+        socket = Socket(self._server, self._settings, self._metrics, sid, eio_sid)
+        self._sockets[sid] = socket
+        self._identify(socket, identity)
+        # an event that is emitted here would leave before the CONNECT packet
+        self._background(self._greet(sid))
+
+    async def _greet(self, sid: str) -> None:
+        await self._server.emit("ready", {"sid": sid}, to=sid)
+
+    def _identify(self, socket: Socket, identity: Identity) -> None:
+        socket.identity = identity
+        if socket.expiry is not None:
+            socket.expiry.cancel()
+            socket.expiry = None
+        if identity.expires_at is not None:
+            wait = max(0.0, identity.expires_at - time.time())
+            socket.expiry = asyncio.get_running_loop().call_later(wait, self._expired, socket)
+
+    def _expired(self, socket: Socket) -> None:
+        loop = asyncio.get_running_loop()
+        socket.expiry = loop.call_later(_EXPIRY_GRACE, socket.lose, "token expired")
+        notice = {"message": "the token has expired; send auth:refresh with a new one", "grace_s": _EXPIRY_GRACE}
+        self._background(self._server.emit("auth_expired", notice, to=socket.sid))
+
+    async def _disconnect(self, sid: str, reason: str) -> None:
+        socket = self._sockets.pop(sid, None)
+        if socket is None:
+            return
+        if socket.expiry is not None:
+            socket.expiry.cancel()
+        # closing the tab never stops the turn: only its places in the rooms are given up
+        socket.gone = True
+        for room in list(socket.rooms):
+            room.remove(socket)
+
+    async def drain(self, seconds: float) -> None:
+        """Close all transports, spread over some seconds, so that the other nodes are not stormed."""
+        sockets = list(self._sockets.values())
+        random.shuffle(sockets)
+        for start in range(0, len(sockets), _CUT_AT_ONCE):
+            for socket in sockets[start : start + _CUT_AT_ONCE]:
+                socket.lose("draining")
+            await asyncio.sleep(seconds * random.uniform(0.5, 1.0) * _CUT_AT_ONCE / max(len(sockets), _CUT_AT_ONCE))
+
+    def _background(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._greetings.add(task)
+        task.add_done_callback(self._greetings.discard)
+
+    # --- calls -----------------------------------------------------------------------------------------
+
+    async def _call(self, event: str, sid: str, payload: object) -> Ack | None:
+        socket = self._sockets.get(sid)
+        if socket is None:
+            return None
+        handler = self._handlers.get(event)
+        code = "ok"
+        try:
+            if handler is None:
+                raise UnknownEvent("expected the name of an event of this protocol; see docs/protocol.md")
+            socket.bucket.take()
+            asked = payloads.parse(event, payload, self._settings)
+            async with socket.order:
+                # nothing is awaited behind the handler: its acknowledgement comes before any later event
+                return await handler(socket, asked)
+        except ThreadlineError as error:
+            code = error.code
+            raise
+        finally:
+            self._metrics.calls.labels(event if handler else "unknown", code).inc()
+
+    async def _start(self, socket: Socket, asked: payloads.ChatStart) -> Ack:
+        return await self._verbs.start(socket.identity, asked, socket.sid, socket)
+
+    async def _subscribe(self, socket: Socket, asked: payloads.ThreadSubscribe) -> Ack:
+        return await self._verbs.subscribe(socket.identity, asked, socket)
+
+    async def _unsubscribe(self, socket: Socket, asked: payloads.ThreadUnsubscribe) -> Ack:
+        return self._verbs.unsubscribe(socket.identity, asked, socket)
+
+    async def _refresh(self, socket: Socket, asked: payloads.AuthRefresh) -> Ack:
+        identity = await self._authenticator.refresh(socket.identity, asked.token)
+        self._identify(socket, identity)
+        return {"ok": True, "expires_at": identity.expires_at}

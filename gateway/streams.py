@@ -1,0 +1,86 @@
+"""Streams: the log as server-sent events. The id of each event is the cursor, `epoch:offset`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from sse_starlette import ServerSentEvent
+
+from backplane.errors import InvalidPayload
+from backplane.events import Event, dumps
+from gateway.auth import Identity
+from gateway.metrics import Metrics
+from gateway.payloads import ThreadSubscribe
+from gateway.rooms import Room
+from gateway.verbs import Ack, Verbs
+
+_UNREAD = 4096
+"""Events that may wait for a reader that does not read; then its stream ends, and it comes back with its cursor."""
+
+
+def cursor(text: str) -> tuple[str, int]:
+    """Return `(epoch, offset)` of a cursor as `Last-Event-ID` carries it.
+
+    Raises:
+        InvalidPayload: when it is not of the form `epoch:offset`.
+    """
+    epoch, _, offset = text.rpartition(":")
+    if not epoch or not offset.isascii() or not offset.isdigit() or len(offset) > 15:
+        raise InvalidPayload("cursor: expected epoch:offset as the id of an event gave it, got another form; send none")
+    return epoch, int(offset)
+
+
+class Stream:
+    """One reader of server-sent events. A member of rooms."""
+
+    def __init__(self, verbs: Verbs, metrics: Metrics, identity: Identity, asked: ThreadSubscribe) -> None:
+        self.rooms: set[Room] = set()
+        self.gone = False
+        self._verbs = verbs
+        self._metrics = metrics
+        self._identity = identity
+        self._asked = asked
+        self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def send(self, event: Event) -> None:
+        """Queue an event."""
+        self._metrics.sent.inc()
+        self._waiting.put_nowait(event)
+        if self._waiting.qsize() > _UNREAD:
+            self._metrics.slow_clients.inc()
+            self.lose("reads too slowly")
+
+    def lose(self, reason: str) -> None:
+        """End the stream: an EventSource comes back by itself, with its last id."""
+        self._leave()
+        self._waiting.put_nowait(None)
+
+    def _leave(self) -> None:
+        self.gone = True
+        for room in list(self.rooms):
+            room.remove(self)
+
+    async def join(self) -> Ack:
+        """Join the thread. What was missed waits to be read when this returns.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        return await self._verbs.subscribe(self._identity, self._asked, self)
+
+    async def events(self, joined: Ack) -> AsyncIterator[ServerSentEvent]:
+        """Yield what the reader gets: a `snapshot` unless it was recovered, then each event in order."""
+        epoch = joined["epoch"]
+        self._metrics.streams.inc()
+        try:
+            if "snapshot" in joined:
+                yield ServerSentEvent(
+                    event="snapshot", id=f"{epoch}:{joined['offset']}", data=dumps(joined["snapshot"]), sep="\n"
+                )
+            while (event := await self._waiting.get()) is not None:
+                yield ServerSentEvent(event=event.name, id=f"{epoch}:{event.offset}", data=event.text, sep="\n")
+        finally:
+            self._metrics.streams.dec()
+            self._leave()

@@ -1,0 +1,159 @@
+"""The verbs: what a client may ask for, whichever wire it came by. Each returns an acknowledgement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backplane.connection import Backplane
+from backplane.errors import NotFound
+from backplane.ids import ThreadRef
+from backplane.turns import Start
+from gateway.auth import Identity
+from gateway.payloads import (
+    ChatCancel,
+    ChatStart,
+    QueueClear,
+    QueueRemove,
+    QueueStatus,
+    ThreadHistory,
+    ThreadPayload,
+    ThreadSubscribe,
+    ThreadUnsubscribe,
+)
+from gateway.rooms import Member, Rooms
+
+Ack = dict[str, Any]
+
+
+class Verbs:
+    """What clients may ask this node for. Errors are those of backplane/errors.py."""
+
+    def __init__(self, backplane: Backplane, rooms: Rooms) -> None:
+        self._backplane = backplane
+        self._rooms = rooms
+
+    @staticmethod
+    def _ref(identity: Identity, asked: ThreadPayload) -> ThreadRef:
+        return ThreadRef(identity.tenant, asked.thread_id)
+
+    async def start(self, identity: Identity, asked: ChatStart, client_id: str, member: Member | None) -> Ack:
+        """Start a turn, or queue its message. The member is in the room before the first frame is sent."""
+        ref = self._ref(identity, asked)
+        start = Start(
+            message=asked.message,
+            subject=identity.subject,
+            client_id=client_id,
+            queue_mode=asked.queue_mode or "interrupt",
+            client_message_id=asked.client_message_id,
+            model=asked.model,
+            temperature=asked.temperature,
+            locale=asked.locale,
+            metadata=asked.metadata or {},
+        )
+        if member is None:
+            started = await self._backplane.turns.start(ref, start)
+        else:
+            async with self._rooms.room(ref) as room:
+                started = await self._backplane.turns.start(ref, start)
+                if member not in room:
+                    # from just before its own first event: nothing was sent before the channel was confirmed
+                    await room.join(member, identity.subject, (started.epoch, started.offset - 1), messages=0)
+                room.own(member, started.request_id)
+        ack: Ack = {
+            "ok": True,
+            "state": started.state,
+            "thread_id": ref.thread_id,
+            "request_id": started.request_id,
+            "client_id": started.client_id,
+            "epoch": started.epoch,
+            "offset": started.offset,
+        }
+        if started.state == "queued":
+            ack |= {"lane": "followup", "position": started.position}
+        return ack
+
+    async def cancel(self, identity: Identity, asked: ChatCancel) -> Ack:
+        """Stop a turn, and say truthfully what was stopped."""
+        ref = self._ref(identity, asked)
+        cancelled = await self._backplane.turns.cancel(ref, identity.subject, asked.request_id)
+        return {
+            "ok": True,
+            "cancelled": cancelled.cancelled,
+            "request_id": cancelled.request_id,
+            "state": cancelled.state,
+            "dropped": list(cancelled.dropped),
+        }
+
+    async def subscribe(self, identity: Identity, asked: ThreadSubscribe, member: Member) -> Ack:
+        """Bring a member up to the present of a thread, and keep it there."""
+        ref = self._ref(identity, asked)
+        async with self._rooms.room(ref) as room:
+            joined = await room.join(member, identity.subject, asked.cursor, asked.history)
+        ack: Ack = {
+            "ok": True,
+            "joined": True,
+            "thread_id": ref.thread_id,
+            "epoch": joined.epoch,
+            "offset": joined.offset,
+            "recovered": joined.recovered,
+        }
+        if joined.snapshot is not None:
+            ack["snapshot"] = joined.snapshot.as_dict()
+        return ack
+
+    def unsubscribe(self, identity: Identity, asked: ThreadUnsubscribe, member: Member) -> Ack:
+        """Send no more of a thread to a member, but for the turns that it started."""
+        room = self._rooms.get(self._ref(identity, asked))
+        if room is not None:
+            room.leave(member)
+        return {"ok": True, "joined": False, "thread_id": asked.thread_id}
+
+    async def history(self, identity: Identity, asked: ThreadHistory) -> Ack:
+        """Return messages before one, oldest first."""
+        ref = self._ref(identity, asked)
+        _, messages = await self._backplane.sessions.history(
+            ref, subject=identity.subject, before=asked.before or 0, most=asked.limit
+        )
+        return {"ok": True, "thread_id": ref.thread_id, "messages": messages}
+
+    async def snapshot(self, identity: Identity, asked: ThreadHistory) -> Ack:
+        """Return the thread as of now."""
+        ref = self._ref(identity, asked)
+        snapshot = await self._backplane.sessions.snapshot(ref, subject=identity.subject, most=asked.limit)
+        return {
+            "ok": True,
+            "thread_id": ref.thread_id,
+            "epoch": snapshot.epoch,
+            "offset": snapshot.offset,
+            **snapshot.as_dict(),
+        }
+
+    async def queue_status(self, identity: Identity, asked: QueueStatus) -> Ack:
+        """Return what runs, and what waits in which lane."""
+        ref = self._ref(identity, asked)
+        running, state, waiting = await self._backplane.turns.lanes(ref, identity.subject)
+        items = [
+            {"item_id": item.item_id, "position": position, "preview": item.preview, "created": item.created}
+            for position, item in enumerate(waiting, start=1)
+        ]
+        return {
+            "ok": True,
+            "thread_id": ref.thread_id,
+            "running": running,
+            "state": state,
+            "lanes": {"followup": items},
+        }
+
+    async def queue_clear(self, identity: Identity, asked: QueueClear) -> Ack:
+        """Take everything out of the lanes."""
+        ref = self._ref(identity, asked)
+        removed = await self._backplane.turns.unqueue(ref, identity.subject)
+        return {"ok": True, "thread_id": ref.thread_id, "removed": removed}
+
+    async def queue_remove(self, identity: Identity, asked: QueueRemove) -> Ack:
+        """Take one item out of its lane."""
+        ref = self._ref(identity, asked)
+        removed = await self._backplane.turns.unqueue(ref, identity.subject, asked.item_id)
+        if not removed:
+            raise NotFound("no such item waits in this thread; ask queue:status for those that do")
+        return {"ok": True, "thread_id": ref.thread_id, "removed": removed}

@@ -1,0 +1,70 @@
+"""docs/agents.md is true: its first agent runs, and it names everything that an agent may hold or raise."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import pytest
+
+from worker import turn as contract
+from worker.agents.openai_errors import WORDS
+from worker.turn import Agent, AgentEvent, Message, ToolCall, ToolResult, Turn
+
+GUIDE = (Path(__file__).parents[3] / "docs" / "agents.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+CLASSES = [name for name, one in vars(contract).items() if inspect.isclass(one) and one.__module__ == "worker.turn"]
+
+
+def run_block(code: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/agents.md", "exec"), names)
+    return names
+
+
+async def test_the_agent_of_ten_lines_runs() -> None:
+    agent = cast("Agent", run_block(PYTHON[0])["agent"])
+    history = [Message("user", "hi"), Message("assistant", "hello")]
+    said = [event async for event in agent(Turn("t1", "r1", "default", "ada", "four", history))]
+    assert all(isinstance(event, (str, *get_args(AgentEvent))) for event in said)
+    calls = [event.tool_call_id for event in said if isinstance(event, ToolCall)]
+    assert calls == [event.tool_call_id for event in said if isinstance(event, ToolResult)]
+    text = "".join(event for event in said if isinstance(event, str))
+    assert text == "Let me count. Your message has 4 characters, and 2 messages came before it."
+
+
+def test_the_agent_of_ten_lines_has_about_ten_lines() -> None:
+    assert len([line for line in PYTHON[0].splitlines() if line.strip()]) <= 10
+
+
+def test_the_error_of_the_guide_can_be_raised() -> None:
+    with pytest.raises(contract.AgentError) as caught:
+        run_block(f"from worker.turn import AgentError\n{PYTHON[1]}")
+    assert caught.value.retry_after_ms == 60_000
+
+
+def test_the_agent_with_its_own_tools_can_be_made() -> None:
+    assert inspect.isasyncgenfunction(run_block(PYTHON[2])["agent"])
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_guide_names_each_class_of_the_contract(name: str) -> None:
+    assert re.search(rf"`{name}\b", GUIDE)
+
+
+@pytest.mark.parametrize("event", get_args(AgentEvent))
+def test_the_guide_names_the_fields_of_each_event(event: type) -> None:
+    assert f"`{event.__name__}({', '.join(inspect.signature(event).parameters)})`" in GUIDE
+
+
+@pytest.mark.parametrize("field", inspect.signature(Turn).parameters)
+def test_the_guide_names_each_field_of_a_turn(field: str) -> None:
+    assert f"`{field}`" in GUIDE
+
+
+@pytest.mark.parametrize("error_type", WORDS)
+def test_the_guide_names_each_error_of_a_provider_and_whether_to_retry(error_type: str) -> None:
+    row = next(line for line in GUIDE.splitlines() if line.startswith(f"| `{error_type}` |"))
+    assert row.endswith("| yes |" if WORDS[error_type][1] else "| no |")
