@@ -27,7 +27,7 @@ from backplane.ids import ThreadRef
 from backplane.keys import Keys
 from backplane.live import LiveChannels
 from backplane.log import Log
-from backplane.scripts import Call, run, run_many
+from backplane.scripts import Call, load_all, run, run_many
 from backplane.sessions import Sessions
 from backplane.settings import Settings
 from backplane.turns import Turns
@@ -118,6 +118,8 @@ class Backplane:
             stack.push_async_callback(blocking.aclose)
             backplane = cls(settings, redis, blocking)
             await backplane.check_meta()
+            with redis_errors():
+                await load_all(redis)
             await stack.enter_async_context(backplane.live)
             yield backplane
 

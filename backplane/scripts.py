@@ -49,6 +49,14 @@ class Call:
     args: Sequence[str | int | bytes]
 
 
+async def load_all(redis: Redis) -> None:
+    """Make Redis know every script, in one round trip, so that the first calls find them."""
+    pipeline = redis.pipeline(transaction=False)
+    for path in sorted(_LUA.glob("*.lua")):
+        pipeline.script_load(script(path.stem).text)
+    await pipeline.execute()
+
+
 async def run(redis: Redis, call: Call) -> Any:
     """Run one script; it is loaded when Redis does not know it (a new or restarted server)."""
     known = script(call.name)

@@ -9,14 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backplane.errors import Misconfigured
 
 ENV_PREFIX = "THREADLINE_"
 
-_Commas = Annotated[tuple[str, ...], NoDecode]
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+_Commas = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 _Positive = Annotated[int, Field(gt=0)]
 _Seconds = Annotated[float, Field(gt=0)]
 

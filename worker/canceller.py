@@ -33,6 +33,12 @@ class Canceller:
             *(self._backplane.live.subscribe(keys.partition(number).control, self) for number in range(keys.partitions))
         )
 
+    def close(self) -> None:
+        """Listen no more."""
+        keys = self._backplane.keys
+        for number in range(keys.partitions):
+            self._backplane.live.unsubscribe(keys.partition(number).control)
+
     def heard(self, message: bytes) -> None:
         """Ask for the verdict of the turn that is named, if it is ours."""
         slot = self._slots.get(message.decode(errors="replace"))

@@ -69,6 +69,7 @@ class Worker:
             for task in (stopping, claimer, *roles):
                 task.cancel()
             ended = await asyncio.gather(claimer, *roles, return_exceptions=True)
+            self._canceller.close()
         for error in ended:
             if isinstance(error, Exception):
                 raise error

@@ -1,0 +1,99 @@
+"""Live channels on a real connection: confirmed, supervised, and never silently deaf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backplane.connection import Backplane
+from backplane.errors import Unavailable
+from backplane.settings import Settings
+from waiting import wait_until
+
+
+class Ear:
+    """Notes what it hears."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.misses = 0
+
+    def heard(self, message: bytes) -> None:
+        self.messages.append(message)
+
+    def missed(self) -> None:
+        self.misses += 1
+
+
+async def publish(backplane: Backplane, channel: str, message: bytes) -> None:
+    await backplane.redis.spublish(channel, message)
+
+
+async def test_what_is_published_after_subscribe_returned_is_heard(backplane: Backplane) -> None:
+    ear = Ear()
+    await backplane.live.subscribe("c", ear)
+    await publish(backplane, "c", b"one")
+    await wait_until(lambda: ear.messages == [b"one"], "the message is heard")
+
+
+async def test_after_unsubscribe_nothing_is_heard_and_the_channel_may_be_taken_again(backplane: Backplane) -> None:
+    first, second = Ear(), Ear()
+    await backplane.live.subscribe("c", first)
+    backplane.live.unsubscribe("c")
+    await backplane.live.subscribe("c", second)
+    await publish(backplane, "c", b"x")
+    await wait_until(lambda: second.messages == [b"x"], "the second listener hears")
+    assert first.messages == []
+    assert backplane.live.channels == 1
+
+
+async def test_a_lost_connection_is_made_again_and_every_listener_is_told(backplane: Backplane) -> None:
+    ear = Ear()
+    await backplane.live.subscribe("c", ear)
+    backplane.live.reconnect()
+    await wait_until(lambda: ear.misses == 1, "the listener is told")
+    await publish(backplane, "c", b"again")
+    await wait_until(lambda: ear.messages == [b"again"], "it hears again")
+    assert backplane.live.reconnects == 1
+
+
+async def test_five_lost_connections_in_a_row_are_survived(backplane: Backplane) -> None:
+    ear = Ear()
+    await backplane.live.subscribe("c", ear)
+    for round_number in range(5):
+        backplane.live.reconnect()
+        await wait_until(lambda n=round_number: ear.misses == n + 1, "told")
+    await wait_until(lambda: not backplane.live.deaf, "the canary is heard again")
+
+
+async def test_a_listener_that_fails_does_not_deafen_the_others(backplane: Backplane) -> None:
+    class Broken(Ear):
+        def heard(self, message: bytes) -> None:
+            raise RuntimeError("broken")
+
+    ear = Ear()
+    await backplane.live.subscribe("broken", Broken())
+    await backplane.live.subscribe("c", ear)
+    await publish(backplane, "broken", b"x")
+    await publish(backplane, "c", b"y")
+    await wait_until(lambda: ear.messages == [b"y"], "the other one hears")
+    assert backplane.live.listener_errors == 1
+    assert backplane.live.reconnects == 0
+
+
+async def test_a_process_that_does_not_hear_its_canary_is_deaf_and_connects_again(open_backplane: Any) -> None:
+    """The path is cut where no error shows: the subscription of the canary is taken away."""
+    async with open_backplane(canary_interval=0.05) as backplane:
+        await wait_until(lambda: not backplane.live.deaf, "hears at first")
+        connection = backplane.live._connection
+        connection.send("SUNSUBSCRIBE", backplane.keys.canary(backplane.settings.node_id))
+        await wait_until(lambda: backplane.live.reconnects > 0, "drops the connection")
+        await wait_until(lambda: not backplane.live.deaf, "hears again")
+
+
+async def test_without_a_live_path_a_backplane_does_not_open() -> None:
+    settings = Settings(redis_url="redis://127.0.0.1:1/0", redis_timeout=0.2)
+    with pytest.raises(Unavailable):
+        async with Backplane.open(settings):
+            pass

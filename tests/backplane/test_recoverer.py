@@ -1,0 +1,60 @@
+"""The recoverer: in every process, at work in one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from backplane.ids import thread_ref
+from backplane.recoverer import Recoverer
+from backplane.turns import Start
+from waiting import wait_until
+
+REF = thread_ref("recover")
+
+
+async def test_only_one_of_two_processes_works(open_backplane: Any) -> None:
+    async with open_backplane(node_id="one") as one, open_backplane(node_id="two") as two:
+        first, second = Recoverer(one), Recoverer(two)
+        assert await first._elected()
+        assert not await second._elected()
+        assert await first._elected()
+
+
+async def test_another_takes_over_when_the_one_is_gone(open_backplane: Any) -> None:
+    async with open_backplane(recover_interval=0.01) as backplane:
+        await backplane.redis.set(backplane.keys.recoverer, "a dead process", px=30)
+        recoverer = Recoverer(backplane)
+        await wait_until(recoverer._elected, "the lease lapses, and this one takes it")
+
+
+async def test_a_lapsed_lease_is_found_and_the_turn_claimed_elsewhere(open_backplane: Any) -> None:
+    async with open_backplane(lease=0.05, recover_interval=0.01) as backplane:
+        started = await backplane.turns.start(REF, Start("q", "ann", "sid"))
+        member = await backplane.doorbell.wait()
+        assert await backplane.turns.claim(member, "dies") is not None
+        running = asyncio.create_task(Recoverer(backplane).run())
+        try:
+            assert await backplane.doorbell.wait() == member
+            claim = await backplane.turns.claim(member, "lives")
+            assert claim is not None
+            assert (claim.fence, claim.request_id) == (2, started.request_id)
+        finally:
+            running.cancel()
+
+
+async def test_an_error_of_redis_ends_the_pass_and_not_the_recoverer(open_backplane: Any) -> None:
+    async with open_backplane(recover_interval=0.01) as backplane:
+        await backplane.redis.lpush(backplane.keys.recoverer, "a list where a string is expected")
+        await backplane.redis.expire(backplane.keys.recoverer, 60)
+        running = asyncio.create_task(Recoverer(backplane).run())
+        try:
+            started = await backplane.turns.start(REF, Start("q", "ann", "sid"))
+            key = backplane.keys.thread(REF)
+            assert await backplane.doorbell.wait() is not None
+            await backplane.redis.hset(key.turn(started.request_id), mapping={"ready_at": 1})
+            await backplane.redis.zadd(key.partition.due, {key.member(started.request_id): 1})
+            await backplane.redis.delete(backplane.keys.recoverer)
+            assert await backplane.doorbell.wait() is not None
+        finally:
+            running.cancel()

@@ -1,0 +1,111 @@
+"""Sessions, snapshots, and local copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backplane.connection import Backplane
+from backplane.events import body
+from backplane.ids import ThreadRef, thread_ref
+from backplane.sessions import SessionCache
+from backplane.turns import Batch, Ending, Start
+
+REF = thread_ref("session")
+
+
+async def one_turn(backplane: Backplane, question: str, answer: str) -> None:
+    started = await backplane.turns.start(REF, Start(question, "ann", "sid"))
+    claim = await backplane.turns.claim(backplane.keys.thread(REF).member(started.request_id), "w")
+    assert claim is not None
+    await backplane.turns.finish(claim, Batch(1, []), Ending("done", "chat_done", body({}), answer))
+
+
+async def test_history_comes_oldest_first_and_in_pages(backplane: Backplane) -> None:
+    for n in range(3):
+        await one_turn(backplane, f"q{n}", f"a{n}")
+    _, newest = await backplane.sessions.history(REF, most=2)
+    assert [m["content"] for m in newest] == ["q2", "a2"]
+    _, before = await backplane.sessions.history(REF, before=newest[0]["id"], most=3)
+    assert [m["content"] for m in before] == ["a0", "q1", "a1"]
+    _, nothing = await backplane.sessions.history(REF, before=1)
+    assert nothing == []
+
+
+async def test_the_version_changes_with_every_message(backplane: Backplane) -> None:
+    await one_turn(backplane, "q", "a")
+    first, _ = await backplane.sessions.history(REF)
+    await one_turn(backplane, "q", "a")
+    assert (await backplane.sessions.history(REF))[0] > first
+
+
+async def test_a_session_has_an_end(open_backplane: Any) -> None:
+    async with open_backplane(session_max_messages=10) as backplane:
+        for n in range(80):
+            await one_turn(backplane, f"q{n}", f"a{n}")
+        _, messages = await backplane.sessions.history(REF, most=1000)
+        assert len(messages) < 160
+        assert messages[-1]["content"] == "a79"
+
+
+async def test_a_snapshot_shows_the_running_turn_so_far(backplane: Backplane) -> None:
+    await one_turn(backplane, "q", "a")
+    started = await backplane.turns.start(REF, Start("more", "ann", "sid"))
+    claim = await backplane.turns.claim(backplane.keys.thread(REF).member(started.request_id), "w")
+    assert claim is not None
+    call = {"tool_name": "clock", "args": {"z": 1}, "tool_call_id": "c1", "round": 1}
+    result = {"tool_name": "clock", "output": "noon", "success": True, "tool_call_id": "c1", "round": 1}
+    events = [
+        ("thinking_delta", body({"delta": "hm, ", "round": 1})),
+        ("thinking_delta", body({"delta": "yes", "round": 1})),
+        ("tool_call", body(call)),
+        ("tool_result", body(result)),
+        ("text_delta", body({"delta": "It is ", "round": 2})),
+    ]
+    _, offset = await backplane.turns.append(claim, Batch(1, events, "It is "))
+    snapshot = await backplane.sessions.snapshot(REF, subject="ann", most=2)
+    assert (snapshot.epoch, snapshot.offset) == (claim.epoch, offset)
+    assert [m["content"] for m in snapshot.messages] == ["a", "more"]
+    assert snapshot.turn is not None
+    assert snapshot.turn.as_dict() == {
+        "request_id": claim.request_id,
+        "state": "running",
+        "attempt": 1,
+        "text": "It is ",
+        "thinking": "hm, yes",
+        "tools": [call | {"output": "noon", "success": True}],
+    }
+
+
+async def test_a_snapshot_of_an_idle_thread_has_no_turn(backplane: Backplane) -> None:
+    await one_turn(backplane, "q", "a")
+    assert (await backplane.sessions.snapshot(REF, subject="ann")).turn is None
+
+
+def test_a_local_copy_counts_only_at_its_version() -> None:
+    cache = SessionCache()
+    cache.put(REF, 4, [{"content": "x"}])
+    assert cache.get(REF, 4) == [{"content": "x"}]
+    assert cache.get(REF, 5) is None
+    assert cache.get(REF, 3) is None
+
+
+def test_what_is_kept_under_a_callers_spelling_is_forgotten_under_another() -> None:
+    """The defect that this began with: entries kept under one form of the key, dropped under an older one."""
+    cache = SessionCache()
+    cache.put(thread_ref(" my-thread "), 1, [])
+    cache.invalidate(thread_ref("my-thread"))
+    assert cache.get(thread_ref("my-thread\n"), 1) is None
+    assert len(cache) == 0
+    cache.put(ThreadRef("other", "my-thread"), 1, [])
+    cache.invalidate(thread_ref("my-thread"))
+    assert len(cache) == 1
+
+
+def test_the_copy_used_longest_ago_makes_room() -> None:
+    cache = SessionCache(size=2)
+    refs = [thread_ref(name) for name in "abc"]
+    cache.put(refs[0], 1, [])
+    cache.put(refs[1], 1, [])
+    assert cache.get(refs[0], 1) is not None
+    cache.put(refs[2], 1, [])
+    assert [cache.get(ref, 1) is not None for ref in refs] == [True, False, True]

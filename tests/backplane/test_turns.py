@@ -1,0 +1,524 @@
+"""Turns: the tutorial. Read from the top, it tells a turn's life; every test runs on Valkey and on fakeredis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from backplane.connection import Backplane
+from backplane.errors import IdempotencyConflict, NotFound, QueueFull, TurnRunning
+from backplane.events import Event, body
+from backplane.ids import ThreadRef, new_id, thread_ref
+from backplane.recoverer import Recoverer
+from backplane.turns import Batch, Claim, Ending, Start, Started
+from waiting import wait_until
+
+REF = thread_ref("thread-1")
+SHORT = {"lease": 0.05, "cancel_grace": 0.05}
+
+
+def ask(message: str = "hello", **given: Any) -> Start:
+    return Start(**({"message": message, "subject": "ann", "client_id": "sid-1"} | given))
+
+
+def member(backplane: Backplane, request_id: str, ref: ThreadRef = REF) -> str:
+    return backplane.keys.thread(ref).member(request_id)
+
+
+async def claimed(backplane: Backplane, started: Started, worker: str = "worker-1") -> Claim:
+    claim = await backplane.turns.claim(member(backplane, started.request_id), worker)
+    assert claim is not None
+    return claim
+
+
+def said(text: str) -> Batch:
+    return Batch(1, [("text_delta", body({"delta": text, "round": 1}))], text)
+
+
+def done(answer: str) -> Ending:
+    return Ending("done", "chat_done", body({"full_response": answer}), answer)
+
+
+async def log(backplane: Backplane, ref: ThreadRef = REF) -> list[Event]:
+    """Return the whole log, having checked that its offsets are contiguous."""
+    page = await backplane.log.read(ref)
+    assert [event.offset for event in page.events] == list(range(1, page.top + 1))
+    return page.events
+
+
+async def names(backplane: Backplane, request_id: str | None = None) -> list[str]:
+    return [e.name for e in await log(backplane) if request_id is None or e.request_id == request_id]
+
+
+async def session(backplane: Backplane) -> list[tuple[str, str, bool]]:
+    _, messages = await backplane.sessions.history(REF)
+    return [(m["role"], m["content"], m.get("interrupted", False)) for m in messages]
+
+
+async def lapse(backplane: Backplane, request_id: str) -> None:
+    """Make a lease, a deadline and a doorbell look old, as time would."""
+    key = backplane.keys.thread(REF).turn(request_id)
+    await backplane.redis.hset(key, mapping={"lease_until": 1, "ready_at": 1})
+    await backplane.redis.zadd(backplane.keys.thread(REF).partition.due, {member(backplane, request_id): 1})
+
+
+async def recovered(backplane: Backplane, place: str) -> str:
+    """Look at a turn until something is done for it."""
+    what = "none"
+
+    async def done_something() -> bool:
+        nonlocal what
+        what = await backplane.turns.recover(place)
+        return what != "none"
+
+    await wait_until(done_something, "the recoverer acts")
+    return what
+
+
+# --- a turn's life -------------------------------------------------------------------------------------
+
+
+async def test_a_turn_is_accepted_claimed_answered_and_done(backplane: Backplane) -> None:
+    """The whole way: each event is in the log with its offset, and the session holds message and answer."""
+    started = await backplane.turns.start(REF, ask("hi"))
+    assert (started.state, started.offset) == ("accepted", 1)
+    assert await backplane.doorbell.wait() == member(backplane, started.request_id)
+    claim = await claimed(backplane, started)
+    assert (claim.fence, claim.message, claim.subject) == (1, "hi", "ann")
+    assert await backplane.turns.append(claim, said("Good ")) == ("ok", 3)
+    last = Batch(2, [("text_delta", body({"delta": "day", "round": 1}))], "day")
+    finished = await backplane.turns.finish(claim, last, done("Good day"))
+    assert finished.state == "done"
+    assert await names(backplane) == ["chat_accepted", "inference_start", "text_delta", "text_delta", "chat_done"]
+    assert await session(backplane) == [("user", "hi", False), ("assistant", "Good day", False)]
+
+
+async def test_every_event_carries_the_fields_of_the_protocol(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask('say "hi" \\ \n ü 😀', metadata={"k": [1]}, client_message_id="c-1"))
+    await claimed(backplane, started)
+    events = [event.fields for event in await log(backplane)]
+    for number, fields in enumerate(events):
+        assert fields["client_id"] == "sid-1"
+        assert fields["thread_id"] == "thread-1"
+        assert fields["request_id"] == started.request_id
+        assert fields["epoch"] == started.epoch
+        assert (fields["offset"], fields["seq"]) == (number + 1, number)
+        assert fields["ts"] > 1_600_000_000_000
+    assert events[0]["message"] == 'say "hi" \\ \n ü 😀'
+    assert events[0]["metadata"] == {"k": [1]}
+    assert events[0]["client_message_id"] == "c-1"
+
+
+async def test_what_is_published_is_what_is_stored(backplane: Backplane) -> None:
+    """Live and replay use the same bytes, and an event is in the log before anyone hears it."""
+    heard: list[bytes] = []
+
+    class Ear:
+        def heard(self, message: bytes) -> None:
+            heard.append(message)
+
+        def missed(self) -> None: ...
+
+    await backplane.live.subscribe(backplane.keys.thread(REF).live, Ear())
+    started = await backplane.turns.start(REF, ask())
+    await claimed(backplane, started)
+    stored = [f"{event.name} {event.text}" for event in await log(backplane)]
+
+    def published() -> list[str]:
+        return [line for message in heard for line in message.decode().split("\n")[1:]]
+
+    await wait_until(lambda: published() == stored, "the same lines are heard")
+
+
+async def test_finished_turns_forget_their_input_and_get_a_lifetime(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask("secret"))
+    claim = await claimed(backplane, started)
+    await backplane.turns.append(claim, said("x"))
+    await backplane.turns.finish(claim, Batch(2, []), done("x"))
+    key = backplane.keys.thread(REF).turn(started.request_id)
+    assert await backplane.redis.hget(key, "message") is None
+    assert 0 < await backplane.redis.pttl(key) <= backplane.settings.turn_ttl * 1000
+    assert not await backplane.redis.exists(backplane.keys.thread(REF).texts + started.request_id)
+
+
+# --- one key, one turn (invariant 6) -------------------------------------------------------------------
+
+
+async def test_ten_equal_starts_make_one_turn_and_get_equal_answers(backplane: Backplane) -> None:
+    answers = await asyncio.gather(
+        *(backplane.turns.start(REF, ask("once", client_message_id="key", client_id=f"sid-{n}")) for n in range(10))
+    )
+    assert len(set(answers)) == 1
+    assert await names(backplane) == ["chat_accepted"]
+    assert await session(backplane) == [("user", "once", False)]
+
+
+async def test_a_key_with_another_text_is_a_conflict_and_changes_nothing(backplane: Backplane) -> None:
+    await backplane.turns.start(REF, ask("one", client_message_id="key"))
+    with pytest.raises(IdempotencyConflict):
+        await backplane.turns.start(REF, ask("two", client_message_id="key"))
+    assert await names(backplane) == ["chat_accepted"]
+
+
+async def test_a_key_with_another_model_is_a_conflict(backplane: Backplane) -> None:
+    await backplane.turns.start(REF, ask("one", client_message_id="key"))
+    with pytest.raises(IdempotencyConflict):
+        await backplane.turns.start(REF, ask("one", client_message_id="key", model="other"))
+
+
+async def test_a_start_whose_answer_was_lost_may_be_sent_again(backplane: Backplane) -> None:
+    """Without a key too: the retry below us carries the same request id."""
+    start = ask("once")
+    assert await backplane.turns.start(REF, start) == await backplane.turns.start(REF, start)
+    assert await names(backplane) == ["chat_accepted"]
+
+
+async def test_an_old_key_is_answered_after_its_turn_has_ended(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask("once", client_message_id="key"))
+    claim = await claimed(backplane, started)
+    await backplane.turns.finish(claim, Batch(1, []), done("a"))
+    assert await backplane.turns.start(REF, ask("once", client_message_id="key")) == started
+
+
+# --- whose thread it is (invariant 9) ------------------------------------------------------------------
+
+
+async def test_anothers_thread_looks_like_one_that_does_not_exist(backplane: Backplane) -> None:
+    await backplane.turns.start(REF, ask())
+    nowhere = thread_ref("nowhere")
+    answers: list[set[str]] = []
+    for ref in (REF, nowhere):
+        messages = set()
+        for call in (
+            backplane.turns.cancel(ref, "bob"),
+            backplane.turns.lanes(ref, "bob"),
+            backplane.turns.unqueue(ref, "bob"),
+            backplane.log.read(ref, subject="bob"),
+            backplane.sessions.history(ref, subject="bob"),
+            backplane.sessions.snapshot(ref, subject="bob"),
+        ):
+            with pytest.raises(NotFound) as caught:
+                await call
+            messages.add(json.dumps(caught.value.as_dict()))
+        answers.append(messages)
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 1
+
+
+async def test_nobody_else_starts_in_a_thread(backplane: Backplane) -> None:
+    await backplane.turns.start(REF, ask())
+    with pytest.raises(NotFound):
+        await backplane.turns.start(REF, ask(subject="bob"))
+    assert await names(backplane) == ["chat_accepted"]
+
+
+async def test_the_same_key_of_another_user_is_a_turn_of_its_own(backplane: Backplane) -> None:
+    other = ThreadRef("other-tenant", REF.thread_id)
+    first = await backplane.turns.start(REF, ask(client_message_id="key"))
+    second = await backplane.turns.start(other, ask(subject="bob", client_message_id="key"))
+    assert first.request_id != second.request_id
+
+
+# --- one owner (invariant 3) ---------------------------------------------------------------------------
+
+
+async def test_a_turn_is_claimed_once(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask())
+    place = member(backplane, started.request_id)
+    claims = await asyncio.gather(*(backplane.turns.claim(place, f"worker-{n}") for n in range(8)))
+    assert len([claim for claim in claims if claim is not None]) == 1
+
+
+async def test_a_stale_owners_writes_are_refused(backplane: Backplane) -> None:
+    """The fence: after a takeover nothing that the old owner sends reaches the log."""
+    started = await backplane.turns.start(REF, ask())
+    old = await claimed(backplane, started, "worker-old")
+    await lapse(backplane, started.request_id)
+    assert await backplane.turns.recover(member(backplane, started.request_id)) == "taken_over"
+    new = await claimed(backplane, started, "worker-new")
+    before = await names(backplane)
+    assert (await backplane.turns.append(old, said("late")))[0] == "fenced"
+    assert (await backplane.turns.finish(old, Batch(2, []), done("late"))).state == "fenced"
+    assert await backplane.turns.heartbeat([old, new]) == ["fenced", "ok"]
+    await backplane.turns.release(old)
+    assert await names(backplane) == before
+    assert before[-2:] == ["turn_restarted", "inference_start"]
+    assert new.fence == old.fence + 1
+
+
+async def test_a_batch_that_is_sent_twice_is_written_once(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    assert await backplane.turns.append(claim, said("a")) == await backplane.turns.append(claim, said("a"))
+    assert (await names(backplane)).count("text_delta") == 1
+    snapshot = await backplane.sessions.snapshot(REF, subject="ann")
+    assert snapshot.turn is not None
+    assert snapshot.turn.text == "a"
+
+
+async def test_a_claim_whose_answer_was_lost_may_be_asked_again(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask())
+    call = backplane.call("claim", REF, started.request_id, "worker-1", "claim-1", 10_000)
+    assert await backplane.run(call) == await backplane.run(call)
+    assert (await names(backplane)).count("inference_start") == 1
+
+
+# --- one end (invariant 4) -----------------------------------------------------------------------------
+
+
+async def test_a_turn_ends_once(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    states = [(await backplane.turns.finish(claim, Batch(1, []), done("a"))).state for _ in range(3)]
+    assert states == ["done", "fenced", "fenced"]
+    assert (await backplane.turns.append(claim, said("late")))[0] == "fenced"
+    assert await names(backplane) == ["chat_accepted", "inference_start", "chat_done"]
+
+
+async def test_a_turn_that_loses_its_workers_ends_with_one_error(backplane: Backplane) -> None:
+    """A poison turn: after `max_attempts` lost workers it ends, and the thread is free."""
+    started = await backplane.turns.start(REF, ask())
+    outcomes = []
+    for _ in range(backplane.settings.max_attempts):
+        await claimed(backplane, started)
+        await lapse(backplane, started.request_id)
+        outcomes.append(await backplane.turns.recover(member(backplane, started.request_id)))
+    assert outcomes == ["taken_over", "taken_over", "worker_lost"]
+    last = (await log(backplane))[-1].fields
+    assert (last["event"], last["error_type"], last["error_retryable"]) == ("chat_error", "worker_lost", True)
+    assert (await backplane.turns.start(REF, ask("next"))).state == "accepted"
+
+
+async def test_a_deadline_is_enforced_although_nobody_owns_the_turn(open_backplane: Any) -> None:
+    async with open_backplane(turn_timeout=0.001) as backplane:
+        started = await backplane.turns.start(REF, ask())
+        place = member(backplane, started.request_id)
+        assert await recovered(backplane, place) == "turn_timeout"
+        assert (await log(backplane))[-1].fields["error_type"] == "turn_timeout"
+        assert await backplane.turns.claim(place, "worker-1") is None
+
+
+async def test_a_failed_turn_keeps_what_was_said(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask("q")))
+    await backplane.turns.append(claim, said('half an "ans'))
+    await backplane.turns.finish(claim, Batch(2, []), Ending("failed", "chat_error", body({"message": "m"})))
+    assert await session(backplane) == [("user", "q", False), ("assistant", 'half an "ans', True)]
+
+
+async def test_a_new_attempt_begins_with_an_empty_answer(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask("q"))
+    await backplane.turns.append(await claimed(backplane, started), said("lost words"))
+    await lapse(backplane, started.request_id)
+    await backplane.turns.recover(member(backplane, started.request_id))
+    claim = await claimed(backplane, started)
+    await backplane.turns.append(claim, said("new"))
+    snapshot = await backplane.sessions.snapshot(REF, subject="ann")
+    assert snapshot.turn is not None
+    assert (snapshot.turn.text, snapshot.turn.attempt) == ("new", 2)
+    await backplane.turns.finish(claim, Batch(2, []), done("new"))
+    assert await session(backplane) == [("user", "q", False), ("assistant", "new", False)]
+
+
+# --- cancel (invariant 7) ------------------------------------------------------------------------------
+
+
+async def test_a_cancel_before_the_claim_sticks(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask())
+    cancelled = await backplane.turns.cancel(REF, "ann")
+    assert (cancelled.cancelled, cancelled.request_id, cancelled.state) == (True, started.request_id, "ready")
+    assert await backplane.turns.claim(member(backplane, started.request_id), "worker-1") is None
+    assert await names(backplane) == ["chat_accepted", "chat_error"]
+    assert (await log(backplane))[-1].fields["error_type"] == "cancelled"
+
+
+async def test_a_running_turn_hears_of_its_cancel_at_its_next_word(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    cancelled = await backplane.turns.cancel(REF, "ann", claim.request_id)
+    assert (cancelled.cancelled, cancelled.state) == (True, "running")
+    assert (await backplane.turns.append(claim, said("a")))[0] == "cancelled"
+    assert await backplane.turns.heartbeat([claim]) == ["cancelled"]
+
+
+async def test_an_answer_that_comes_after_the_cancel_ends_as_cancelled(backplane: Backplane) -> None:
+    """What was acknowledged as cancelled is not done after all."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask("q")))
+    await backplane.turns.append(claim, said("part"))
+    await backplane.turns.cancel(REF, "ann")
+    assert (await backplane.turns.finish(claim, Batch(2, []), done("part and more"))).state == "cancelled"
+    assert (await names(backplane))[-1] == "chat_error"
+    assert await session(backplane) == [("user", "q", False), ("assistant", "part", True)]
+
+
+async def test_a_dead_workers_turn_is_cancelled_at_once(backplane: Backplane) -> None:
+    """And the thread is free: a turn may start."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await lapse(backplane, claim.request_id)
+    assert (await backplane.turns.cancel(REF, "ann")).cancelled
+    assert (await names(backplane))[-1] == "chat_error"
+    assert (await backplane.turns.start(REF, ask("next"))).state == "accepted"
+
+
+async def test_a_worker_that_ignores_a_cancel_does_not_hold_the_thread(open_backplane: Any) -> None:
+    """The lease is alive, the grace is over: the recoverer ends the turn."""
+    async with open_backplane(cancel_grace=0.001) as backplane:
+        claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+        await backplane.turns.cancel(REF, "ann")
+        place = member(backplane, claim.request_id)
+        assert await recovered(backplane, place) == "cancelled"
+        assert (await backplane.turns.append(claim, said("late")))[0] == "fenced"
+
+
+async def test_a_stale_cancel_does_nothing_and_says_so(backplane: Backplane) -> None:
+    first = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await backplane.turns.finish(first, Batch(1, []), done("a"))
+    second = await backplane.turns.start(REF, ask("again"))
+    stale = await backplane.turns.cancel(REF, "ann", first.request_id)
+    assert (stale.cancelled, stale.request_id, stale.state) == (False, first.request_id, "done")
+    unknown = await backplane.turns.cancel(REF, "ann", "no-such-request")
+    assert (unknown.cancelled, unknown.state) == (False, "unknown")
+    assert await backplane.turns.claim(member(backplane, second.request_id), "worker-1") is not None
+
+
+async def test_a_cancel_when_nothing_runs_says_so(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await backplane.turns.finish(claim, Batch(1, []), done("a"))
+    idle = await backplane.turns.cancel(REF, "ann")
+    assert (idle.cancelled, idle.request_id, idle.state) == (False, None, "idle")
+
+
+# --- a second message ----------------------------------------------------------------------------------
+
+
+async def test_interrupt_ends_the_old_turn_before_the_new_one_is_accepted(backplane: Backplane) -> None:
+    old = await claimed(backplane, await backplane.turns.start(REF, ask("one")))
+    await backplane.turns.append(old, said("par"))
+    new = await backplane.turns.start(REF, ask("two"))
+    assert new.state == "accepted"
+    assert (await backplane.turns.append(old, said("late")))[0] == "fenced"
+    events = await log(backplane)
+    assert [(e.name, e.request_id == new.request_id) for e in events][-2:] == [
+        ("chat_error", False),
+        ("chat_accepted", True),
+    ]
+    assert events[-2].fields["error_type"] == "superseded"
+    assert await session(backplane) == [("user", "one", False), ("assistant", "par", True), ("user", "two", False)]
+
+
+async def test_reject_changes_nothing(backplane: Backplane) -> None:
+    first = await backplane.turns.start(REF, ask("one"))
+    with pytest.raises(TurnRunning) as caught:
+        await backplane.turns.start(REF, ask("two", queue_mode="reject"))
+    assert caught.value.details["request_id"] == first.request_id
+    assert await names(backplane) == ["chat_accepted"]
+
+
+async def test_followups_run_in_order_and_enter_the_session_when_they_do(backplane: Backplane) -> None:
+    """The hand-over is in the script that ends the turn: there is no moment in which the thread looks idle."""
+    started = await backplane.turns.start(REF, ask("0"))
+    queued = [await backplane.turns.start(REF, ask(str(n), queue_mode="followup")) for n in (1, 2, 3)]
+    assert [(q.state, q.position) for q in queued] == [("queued", 1), ("queued", 2), ("queued", 3)]
+    for turn in (started, *queued):
+        claim = await claimed(backplane, turn)
+        await backplane.turns.finish(claim, Batch(1, []), done(f"answer {claim.message}"))
+    assert [content for _, content, _ in await session(backplane)] == [
+        "0", "answer 0", "1", "answer 1", "2", "answer 2", "3", "answer 3",
+    ]  # fmt: skip
+    assert await names(backplane, queued[0].request_id) == [
+        "queue_item_queued", "queue_item_delivered", "chat_accepted", "inference_start", "chat_done",
+    ]  # fmt: skip
+
+
+async def test_a_followup_with_nothing_running_is_accepted_at_once(backplane: Backplane) -> None:
+    assert (await backplane.turns.start(REF, ask(queue_mode="followup"))).state == "accepted"
+
+
+async def test_followups_are_handed_over_when_the_running_turn_is_cancelled_by_its_id(backplane: Backplane) -> None:
+    running = await backplane.turns.start(REF, ask("1"))
+    waiting = await backplane.turns.start(REF, ask("2", queue_mode="followup"))
+    await backplane.turns.cancel(REF, "ann", running.request_id)
+    assert (await claimed(backplane, waiting)).message == "2"
+
+
+async def test_a_cancel_without_an_id_empties_the_lane_and_says_what_it_dropped(backplane: Backplane) -> None:
+    running = await backplane.turns.start(REF, ask("1"))
+    waiting = [await backplane.turns.start(REF, ask(str(n), queue_mode="followup")) for n in (2, 3)]
+    cancelled = await backplane.turns.cancel(REF, "ann")
+    assert cancelled.request_id == running.request_id
+    assert cancelled.dropped == tuple(w.request_id for w in waiting)
+    assert (await names(backplane)).count("queue_item_removed") == 2
+    assert (await backplane.turns.lanes(REF, "ann"))[1:] == ("idle", [])
+
+
+async def test_a_waiting_message_can_be_cancelled_removed_and_seen(backplane: Backplane) -> None:
+    running = await backplane.turns.start(REF, ask("1"))
+    waiting = [await backplane.turns.start(REF, ask(f"m{n}", queue_mode="followup")) for n in range(3)]
+    found, state, items = await backplane.turns.lanes(REF, "ann")
+    assert (found, state) == (running.request_id, "ready")
+    assert [(i.item_id, i.preview) for i in items] == [(w.request_id, f"m{n}") for n, w in enumerate(waiting)]
+    cancelled = await backplane.turns.cancel(REF, "ann", waiting[0].request_id)
+    assert (cancelled.cancelled, cancelled.state) == (True, "queued")
+    assert await backplane.turns.unqueue(REF, "ann", waiting[1].request_id) == [waiting[1].request_id]
+    assert await backplane.turns.unqueue(REF, "ann", waiting[1].request_id) == []
+    assert await backplane.turns.unqueue(REF, "ann", running.request_id) == []
+    assert await backplane.turns.unqueue(REF, "ann") == [waiting[2].request_id]
+
+
+async def test_the_lane_has_an_end(open_backplane: Any) -> None:
+    """One more is refused, and nothing of it is stored."""
+    async with open_backplane(max_followups=2) as backplane:
+        await backplane.turns.start(REF, ask("1"))
+        for n in (2, 3):
+            await backplane.turns.start(REF, ask(str(n), queue_mode="followup"))
+        before = await names(backplane)
+        refused = ask("4", queue_mode="followup", client_message_id="k")
+        with pytest.raises(QueueFull):
+            await backplane.turns.start(REF, refused)
+        assert await names(backplane) == before
+        assert not await backplane.redis.exists(backplane.keys.thread(REF).turn(refused.request_id))
+
+
+# --- wake-ups ------------------------------------------------------------------------------------------
+
+
+async def test_a_lost_doorbell_is_rung_again(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask())
+    assert await backplane.doorbell.wait() is not None
+    await lapse(backplane, started.request_id)
+    assert await Recoverer(backplane).look() == 1
+    assert await backplane.doorbell.wait() == member(backplane, started.request_id)
+
+
+async def test_a_turn_that_waits_for_a_slot_is_rung_ever_more_rarely(backplane: Backplane) -> None:
+    """Otherwise a thousand waiting turns would fill the doorbell."""
+    started = await backplane.turns.start(REF, ask())
+    await lapse(backplane, started.request_id)
+    await Recoverer(backplane).look()
+    due = await backplane.redis.zscore(backplane.keys.thread(REF).partition.due, member(backplane, started.request_id))
+    seconds, _ = await backplane.redis.time()
+    assert due is not None
+    assert due / 1000 - seconds > 50
+
+
+async def test_a_turn_handed_back_is_ready_at_once_and_not_counted_as_lost(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask())
+    for _ in range(backplane.settings.max_attempts + 1):
+        assert await backplane.doorbell.wait() is not None
+        await backplane.turns.release(await claimed(backplane, started))
+    assert (await backplane.turns.lanes(REF, "ann"))[1] == "ready"
+
+
+async def test_two_workers_race_for_one_turn_and_never_both_win(backplane: Backplane) -> None:
+    for n in range(50):
+        ref = thread_ref(f"race-{n}")
+        started = await backplane.turns.start(ref, ask())
+        place = member(backplane, started.request_id, ref)
+        both = await asyncio.gather(backplane.turns.claim(place, "a"), backplane.turns.claim(place, "b"))
+        assert sum(claim is not None for claim in both) == 1
+
+
+async def test_a_recovered_turn_of_a_running_worker_is_left_alone(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask())
+    await claimed(backplane, started)
+    assert await backplane.turns.recover(member(backplane, started.request_id)) == "none"
+    assert await backplane.turns.recover(member(backplane, new_id())) == "none"

@@ -1,0 +1,404 @@
+"""A worker on a real store: turns run, stop, fail, move on, and are remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from backplane.connection import Backplane
+from backplane.events import Event
+from backplane.ids import thread_ref
+from backplane.turns import Start, Started
+from waiting import wait_until
+from worker.runtime import Worker
+from worker.slot import cut, storable
+from worker.turn import (
+    Agent,
+    AgentError,
+    AgentEvent,
+    Iteration,
+    Text,
+    Thinking,
+    ToolArgs,
+    ToolCall,
+    ToolResult,
+    Turn,
+    Usage,
+)
+
+REF = thread_ref("worker")
+
+
+@pytest.fixture
+def redis_url(valkey: str) -> str:
+    """Return the real store's: whole workers on fakeredis would test fakeredis' speed."""
+    return valkey
+
+
+@asynccontextmanager
+async def working(backplane: Backplane, agent: Agent) -> AsyncIterator[Worker]:
+    """Run a worker for the length of the block, then drain it."""
+    stop = asyncio.Event()
+    worker = Worker(backplane, agent)
+    running = asyncio.create_task(worker.run(stop))
+    try:
+        yield worker
+    finally:
+        stop.set()
+        await running
+
+
+async def start(backplane: Backplane, message: str = "go", **given: Any) -> Started:
+    return await backplane.turns.start(REF, Start(message, "ann", "sid", **given))
+
+
+async def events(backplane: Backplane) -> list[Event]:
+    return (await backplane.log.read(REF)).events
+
+
+def seen(backplane: Backplane, name: str, count: int = 1) -> Callable[[], Any]:
+    async def there() -> bool:
+        return [event.name for event in await events(backplane)].count(name) >= count
+
+    return there
+
+
+async def ended(backplane: Backplane, count: int = 1) -> Event:
+    """Wait for the terminal event number `count`."""
+
+    async def over() -> bool:
+        return sum(e.name in {"chat_done", "chat_error"} for e in await events(backplane)) >= count
+
+    await wait_until(over, "the turn ends")
+    return [e for e in await events(backplane) if e.name in {"chat_done", "chat_error"}][count - 1]
+
+
+async def test_every_kind_of_event_reaches_the_log_in_order(backplane: Backplane) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str | AgentEvent]:
+        yield Iteration(1)
+        yield Thinking("hm")
+        yield ToolArgs('{"a":', "c1", "clock")
+        yield ToolCall("clock", {"a": 1}, "c1")
+        yield ToolResult("clock", "noon", "c1")
+        yield Text("It is ", round=2)
+        yield Text("", round=2)
+        yield Text("noon.", round=2)
+        yield Usage(3, 4, "m")
+
+    async with working(backplane, agent):
+        await start(backplane)
+        last = await ended(backplane)
+    found = await events(backplane)
+    assert [e.name for e in found[:7]] == [
+        "chat_accepted", "inference_start", "iteration_start", "thinking_delta", "tool_args_delta", "tool_call",
+        "tool_result",
+    ]  # fmt: skip
+    assert "".join(e.fields["delta"] for e in found if e.name == "text_delta") == "It is noon."
+    assert last.fields["full_response"] == "It is noon."
+    assert last.fields["usage"] == {"input_tokens": 3, "output_tokens": 4, "model": "m"}
+    assert [e.fields["seq"] for e in found] == list(range(len(found)))
+
+
+async def test_history_holds_every_earlier_turn_on_any_worker(open_backplane: Any) -> None:
+    """Invariant 8, with local copies on two workers at once: whoever takes a turn sees the same history."""
+    histories: list[tuple[str, list[tuple[Any, ...]]]] = []
+
+    def remembering(name: str) -> Agent:
+        async def agent(turn: Turn) -> AsyncIterator[str]:
+            histories.append((name, [(m.role, m.content, m.request_id, m.ts) for m in turn.history]))
+            yield f"{name} heard {turn.message}"
+
+        return agent
+
+    async with (
+        open_backplane(node_id="a") as one,
+        open_backplane(node_id="b") as two,
+        working(one, remembering("a")),
+        working(two, remembering("b")),
+    ):
+        for number in range(12):
+            await start(one, f"m{number}")
+            await ended(one, number + 1)
+        _, stored = await one.sessions.history(REF, most=100)
+    whole = [(m["role"], m["content"], m["request_id"], m["ts"]) for m in stored]
+    assert {name for name, _ in histories} == {"a", "b"}
+    for number, (_, history) in enumerate(histories):
+        assert history == whole[: number * 2]
+
+
+async def test_a_local_copy_is_used_and_dropped_when_the_session_moved_on_elsewhere(
+    backplane: Backplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    histories: list[int] = []
+    real = backplane.sessions.history
+
+    async def counted(*args: Any, **given: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await real(*args, **given)
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        histories.append(len(turn.history))
+        yield "ok"
+
+    monkeypatch.setattr(backplane.sessions, "history", counted)
+    async with working(backplane, agent):
+        for number in range(3):
+            await start(backplane)
+            await ended(backplane, number + 1)
+        assert reads == 1
+        await backplane.redis.hincrby(backplane.keys.thread(REF).thread, "session_version", 1)
+        await start(backplane)
+        await ended(backplane, 4)
+    assert reads == 2
+    assert histories == [0, 2, 4, 6]
+
+
+async def test_a_silent_agent_is_cancelled_as_fast_as_one_that_talks(open_backplane: Any) -> None:
+    """By the push: neither the next word nor the next heartbeat is waited for."""
+    stopped = asyncio.Event()
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        try:
+            yield "thinking"
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async with open_backplane(heartbeat=3600.0, lease=7200.0) as backplane, working(backplane, agent):
+        started = await start(backplane)
+        await wait_until(seen(backplane, "text_delta"), "it talks")
+        cancelled = await backplane.turns.cancel(REF, "ann", started.request_id)
+        assert cancelled.cancelled
+        await stopped.wait()
+        assert (await ended(backplane)).fields["error_type"] == "cancelled"
+
+
+async def test_a_cancel_arrives_although_its_push_is_lost(open_backplane: Any) -> None:
+    """The heartbeat hears the verdict."""
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield "silent from now on"
+        await asyncio.Event().wait()
+
+    async with open_backplane(heartbeat=0.02) as backplane, working(backplane, agent) as worker:
+        worker._canceller.heard = lambda message: None  # type: ignore[method-assign]
+        started = await start(backplane)
+        await wait_until(seen(backplane, "text_delta"), "it talks")
+        await backplane.turns.cancel(REF, "ann", started.request_id)
+        assert (await ended(backplane)).fields["error_type"] == "cancelled"
+
+
+async def test_an_agent_that_ignores_its_cancellation_cannot_hold_the_thread(open_backplane: Any) -> None:
+    async def stubborn(turn: Turn) -> AsyncIterator[str]:
+        yield "no"
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    released = asyncio.Event()
+    async with open_backplane(cancel_grace=0.1) as backplane, working(backplane, stubborn) as worker:
+        await start(backplane)
+        await wait_until(seen(backplane, "text_delta"), "it talks")
+        await backplane.turns.cancel(REF, "ann")
+        assert (await ended(backplane)).fields["error_type"] == "cancelled"
+        await wait_until(lambda: worker.turns == 0, "its slot is free")
+        released.set()
+    assert [e.name for e in await events_of(open_backplane)][-1] == "chat_error"
+
+
+async def events_of(open_backplane: Any) -> list[Event]:
+    async with open_backplane() as backplane:
+        return await events(backplane)
+
+
+async def test_an_agent_that_fails_ends_its_turn_without_its_own_words(backplane: Backplane) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield "half"
+        raise RuntimeError("password=hunter2")
+
+    async with working(backplane, agent):
+        await start(backplane)
+        last = await ended(backplane)
+    assert (last.fields["error_type"], last.fields["error_source"]) == ("agent_error", "agent")
+    assert "hunter2" not in last.text
+    _, messages = await backplane.sessions.history(REF)
+    assert (messages[-1]["content"], messages[-1]["interrupted"]) == ("half", True)
+
+
+async def test_an_agents_own_error_is_shown_as_it_said(backplane: Backplane) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        raise AgentError("Come back.", error_type="rate_limited", source="provider", retryable=True, retry_after_ms=9)
+        yield ""
+
+    async with working(backplane, agent):
+        await start(backplane)
+        fields = (await ended(backplane)).fields
+    assert {k: v for k, v in fields.items() if k.startswith(("error_", "message"))} == {
+        "message": "Come back.",
+        "error_type": "rate_limited",
+        "error_source": "provider",
+        "error_retryable": True,
+        "error_retry_after_ms": 9,
+    }
+
+
+async def test_an_agent_that_cancels_itself_is_not_taken_for_a_cancelled_turn(backplane: Backplane) -> None:
+    """Our own cancellation is told from the world's."""
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield "x"
+        raise asyncio.CancelledError
+
+    async with working(backplane, agent):
+        await start(backplane)
+        assert (await ended(backplane)).fields["error_type"] == "agent_error"
+
+
+async def test_what_is_not_an_event_ends_the_turn_with_a_clear_error(backplane: Backplane) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[Any]:
+        yield 42
+
+    async with working(backplane, agent):
+        await start(backplane)
+        assert "int" in (await ended(backplane)).fields["message"]
+
+
+async def test_an_answer_that_grows_without_end_is_stopped(open_backplane: Any) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        while True:
+            yield "x" * 100
+
+    async with open_backplane(max_answer_bytes=1000) as backplane, working(backplane, agent):
+        await start(backplane)
+        assert (await ended(backplane)).fields["error_type"] == "answer_too_large"
+
+
+async def test_a_lost_worker_is_replaced_and_clients_are_told_to_drop_the_partial_text(open_backplane: Any) -> None:
+    """The first worker stops beating, as if stopped; the second takes over; the first's late words are refused."""
+    resumed = asyncio.Event()
+
+    async def sleeper(turn: Turn) -> AsyncIterator[str]:
+        yield "lost "
+        await resumed.wait()
+        yield "late"
+
+    async def healthy(turn: Turn) -> AsyncIterator[str]:
+        yield f"attempt {turn.attempt}"
+
+    quick = {"lease": 0.1, "heartbeat": 0.02, "recover_interval": 0.02}
+    async with (
+        open_backplane(**(quick | {"heartbeat": 3600.0, "slots": 1}), node_id="one") as one,
+        open_backplane(**quick, node_id="two") as two,
+    ):
+        async with working(one, sleeper) as first:
+            first._canceller.heard = lambda message: None  # type: ignore[method-assign]  # as a stopped process
+            await start(one)
+            await wait_until(seen(one, "text_delta"), "the first worker talks")
+            async with working(two, healthy):
+                last = await ended(two)
+                resumed.set()
+                await wait_until(lambda: first.turns == 0, "the first worker notices")
+        names = [e.name for e in await events(two)]
+        assert names.count("turn_restarted") == 1
+        assert last.fields["full_response"] == "attempt 2"
+        assert names[-1] == "chat_done"
+        assert not any("late" in e.text for e in await events(two))
+
+
+async def test_a_stopping_worker_finishes_what_it_can(open_backplane: Any) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        talking.set()
+        await go_on.wait()
+        yield "b"
+
+    talking, go_on = asyncio.Event(), asyncio.Event()
+    async with open_backplane() as backplane:
+        async with working(backplane, agent):
+            await start(backplane)
+            await talking.wait()
+            asyncio.get_running_loop().call_soon(go_on.set)
+        assert (await ended(backplane)).fields["full_response"] == "ab"
+
+
+async def test_a_stopping_worker_hands_back_what_it_cannot_finish(open_backplane: Any) -> None:
+    """And the turn is ready at once, not after its lease."""
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.Event().wait()
+
+    async with open_backplane(drain_grace=0.01) as backplane:
+        async with working(backplane, agent):
+            started = await start(backplane)
+            await wait_until(seen(backplane, "text_delta"), "it talks")
+        assert await backplane.turns.lanes(REF, "ann") == (started.request_id, "ready", [])
+
+
+async def test_a_worker_takes_no_more_turns_than_it_has_slots(open_backplane: Any) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        await go_on.wait()
+
+    go_on = asyncio.Event()
+    async with open_backplane(slots=2) as backplane, working(backplane, agent) as worker:
+        for number in range(4):
+            await backplane.turns.start(thread_ref(f"slot-{number}"), Start("go", "ann", "sid"))
+        await wait_until(lambda: worker.turns == 2, "two run")
+        assert await backplane.redis.llen(backplane.keys.doorbell) == 2
+        go_on.set()
+
+        async def all_rung() -> bool:
+            return await backplane.redis.llen(backplane.keys.doorbell) == 0 and worker.turns == 0
+
+        await wait_until(all_rung, "the others follow")
+
+
+async def test_a_long_silent_turn_shows_that_its_worker_lives(open_backplane: Any) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        await go_on.wait()
+        yield "done"
+
+    go_on = asyncio.Event()
+    settings = {"inference_heartbeat": 0.02, "heartbeat": 0.02}
+    async with open_backplane(**settings) as backplane, working(backplane, agent):
+        await start(backplane)
+        await wait_until(seen(backplane, "inference_heartbeat", 2), "it shows life")
+        go_on.set()
+        await ended(backplane)
+
+
+async def test_a_turn_survives_connections_that_are_killed(backplane: Backplane) -> None:
+    """CLIENT KILL of everybody, several times in one answer: nothing lost, nothing doubled."""
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        for number in range(60):
+            yield f"{number} "
+            if number % 20 == 10:
+                await backplane.redis.client_kill_filter(_type="normal", skipme=True)
+                backplane.live.reconnect()
+            await asyncio.sleep(0)
+
+    async with working(backplane, agent):
+        await start(backplane)
+        last = await ended(backplane)
+    text = "".join(e.fields["delta"] for e in await events(backplane) if e.name == "text_delta")
+    assert text == last.fields["full_response"] == "".join(f"{n} " for n in range(60))
+
+
+def test_a_long_output_is_cut_at_a_character_with_a_marker() -> None:
+    assert cut("short", 100) == "short"
+    assert cut("ääää", 5) == "ää… [cut: 4 bytes of 8 left out]"
+    assert cut("a\ud800", 100) == "a?"
+
+
+def test_half_a_character_pair_becomes_something_that_can_be_stored() -> None:
+    assert storable("a\ud83db") == "a?b"
