@@ -52,12 +52,12 @@ class _Place:
 
     after: int
     """It has events up to this offset, which may be ahead of the room."""
-    since: int
-    """From this offset on it has been sent everything."""
     own: set[str] = field(default_factory=set)
     """Turns that it started and that have not ended."""
     only_own: bool = False
     """True when it left the thread, but waits for the end of what it started."""
+    paused: bool = False
+    """True while it is being brought up to the present again: live events would overtake what it asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Room:
         self._recent.append(event)
         self._note(event)
         for member, place in list(self._members.items()):
-            if offset > place.after and (not place.only_own or event.request_id in place.own):
+            if offset > place.after and not place.paused and (not place.only_own or event.request_id in place.own):
                 member.send(event)
         if event.name in TERMINAL:
             self._let_go(event.request_id)
@@ -184,6 +184,8 @@ class Room:
         for event in page.events:
             if event.offset == self._offset + 1:
                 self._send(event)
+        if self._offset >= page.top:
+            self.active = {page.running} if page.running else set()
         self._metrics.gaps_filled.inc(self._offset - before)
         return before < self._offset < max(page.top, self._heard_up_to)
 
@@ -210,23 +212,25 @@ class Room:
             Unavailable: when Redis did not answer.
         """
         place = self._members.get(member)
-        if place is not None and cursor is not None and self._has_been_sent(place, cursor):
-            place.only_own = False
-            return Joined(cursor[0], self._offset, True, None)
-        if cursor is not None:
-            offset = await self._replay(member, subject, cursor)
-            if offset is not None:
-                return Joined(cursor[0], offset, True, None)
-        snapshot = await self._backplane.sessions.snapshot(self.ref, subject=subject, most=messages)
-        if snapshot.turn is not None:
-            self.active.add(snapshot.turn.request_id)
-        self._meet(snapshot.epoch, snapshot.offset, [])
+        if place is not None:
+            # a client that asks again on the same connection is believed: its cursor says what it has
+            place.paused = True
+        try:
+            if cursor is not None:
+                offset = await self._replay(member, subject, cursor)
+                if offset is not None:
+                    return Joined(cursor[0], offset, True, None)
+            snapshot = await self._backplane.sessions.snapshot(self.ref, subject=subject, most=messages)
+        except ThreadlineError:
+            if place is not None:
+                self.remove(member)
+                member.lose("could not be brought up to the present")
+            raise
+        running = snapshot.turn.request_id if snapshot.turn is not None else ""
+        self._meet(snapshot.epoch, snapshot.offset, [], running)
         self.hold()
         asyncio.get_running_loop().call_soon(self._admit_after_snapshot, member, snapshot.offset)
         return Joined(snapshot.epoch, snapshot.offset, None if cursor is None else False, snapshot)
-
-    def _has_been_sent(self, place: _Place, cursor: tuple[str, int]) -> bool:
-        return cursor[0] == self._epoch and place.since <= cursor[1] + 1 <= self._offset + 1
 
     async def _replay(self, member: Member, subject: str, cursor: tuple[str, int]) -> int | None:
         """Send everything after the cursor and admit the member; None when the log does not hold it."""
@@ -242,22 +246,23 @@ class Room:
             if at < page.top:
                 continue
             # from here to the return nothing is awaited: the room cannot move
-            self._meet(epoch, at, page.events)
-            if self._admit(member, at, since=cursor[1] + 1):
+            self._meet(epoch, at, page.events, page.running)
+            if self._admit(member, at):
                 return max(at, self._offset)
 
-    def _meet(self, epoch: str, at: int, events: list[Event]) -> None:
+    def _meet(self, epoch: str, at: int, events: list[Event], running: str) -> None:
         """Take what a reader found: a place to stand for a new room, or news that came before the live message."""
         if self._epoch is not None and self._epoch != epoch:
             self.lose_all("the log was lost, and another begun")
         if self._epoch is None:
             self._epoch, self._offset = epoch, at
-            for event in events:
-                self._note(event)
         elif events:
             self._advance(epoch, events)
+        if running:
+            # whoever comes with a cursor may not be sent the event that began it, and the poll must know
+            self.active.add(running)
 
-    def _admit(self, member: Member, at: int, since: int) -> bool:
+    def _admit(self, member: Member, at: int) -> bool:
         """Add a member that has everything up to `at`; False when the room has moved on too far."""
         if at < self._offset:
             if not self._recent or self._recent[0].offset > at + 1:
@@ -265,21 +270,20 @@ class Room:
             for event in self._recent:
                 if event.offset > at:
                     member.send(event)
-        place = self._members.get(member)
-        if place is None and not member.gone:
-            self.hold()
-            self._members[member] = _Place(max(at, self._offset), since)
-            member.rooms.add(self)
-        elif place is None:
+        if member.gone:
             return True
-        else:
-            place.after, place.since, place.only_own = max(at, self._offset), since, False
+        place = self._members.get(member)
+        if place is None:
+            self.hold()
+            place = self._members[member] = _Place(at)
+            member.rooms.add(self)
+        place.after, place.only_own, place.paused = max(at, self._offset), False, False
         if self._heard_up_to > self._offset:
             self.fill()
         return True
 
     def _admit_after_snapshot(self, member: Member, at: int) -> None:
-        if not self._admit(member, at, since=at + 1):
+        if not self._admit(member, at):
             member.lose("the thread moved on too fast")
         self.release()
 

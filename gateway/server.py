@@ -79,15 +79,17 @@ class Gateway:
         await self._server.shutdown()
 
 
-class _Uvicorn(uvicorn.Server):
+class Uvicorn(uvicorn.Server):
     """Uvicorn without signal handlers: this process has one owner of its signals, who sets `stop`."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
         yield
 
 
-def _configuration(settings: Settings, gateway: Gateway) -> uvicorn.Config:
+def configuration(settings: Settings, gateway: Gateway) -> uvicorn.Config:
+    """Return how the web server serves a gateway."""
     return uvicorn.Config(
         gateway.app,
         host=settings.host,
@@ -120,7 +122,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _serve(settings: Settings, gateway: Gateway, stop: asyncio.Event) -> None:
-    server = _Uvicorn(_configuration(settings, gateway))
+    server = Uvicorn(configuration(settings, gateway))
     async with gateway.roles() as roles:
         serving = asyncio.create_task(server.serve(), name="uvicorn")
         stopping = asyncio.create_task(stop.wait(), name="stop")

@@ -9,7 +9,7 @@ import pytest
 from backplane.connection import Backplane
 from backplane.errors import Unavailable
 from backplane.settings import Settings
-from waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 class Ear:

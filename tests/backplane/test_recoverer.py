@@ -8,7 +8,7 @@ from typing import Any
 from backplane.ids import thread_ref
 from backplane.recoverer import Recoverer
 from backplane.turns import Start
-from waiting import wait_until
+from tests.support.waiting import wait_until
 
 REF = thread_ref("recover")
 

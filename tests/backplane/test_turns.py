@@ -14,7 +14,7 @@ from backplane.events import Event, body
 from backplane.ids import ThreadRef, new_id, thread_ref
 from backplane.recoverer import Recoverer
 from backplane.turns import Batch, Claim, Ending, Start, Started
-from waiting import wait_until
+from tests.support.waiting import wait_until
 
 REF = thread_ref("thread-1")
 SHORT = {"lease": 0.05, "cancel_grace": 0.05}

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from backplane.turns import Batch
-from waiting import wait_until
+from tests.support.waiting import wait_until
 from worker.outbox import Outbox
 
 

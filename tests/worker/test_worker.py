@@ -13,7 +13,7 @@ from backplane.connection import Backplane
 from backplane.events import Event
 from backplane.ids import thread_ref
 from backplane.turns import Start, Started
-from waiting import wait_until
+from tests.support.waiting import wait_until
 from worker.runtime import Worker
 from worker.slot import cut, storable
 from worker.turn import (

@@ -1,0 +1,192 @@
+"""What a program does with one thread: send, cancel, read back, follow."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from threadline_client.backoff import Backoff
+from threadline_client.connection import Connection
+from threadline_client.errors import refusal
+from threadline_client.events import Cursor, Event, Snapshot
+from threadline_client.link import LinkLost
+from threadline_client.state import Outcome, outcome_in, outcome_of, turn_of
+from threadline_client.stream import EventStream
+
+_ANSWERS = frozenset({"turn_running", "queue_full"})
+"""Codes that are retryable, but say something about the thread that the caller asked to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelResult:
+    """What became of a cancel: `cancelled`, which turn, and the state it was found in."""
+
+    cancelled: bool
+    request_id: str | None
+    state: str
+
+
+class Thread:
+    """One conversation, reached through whichever gateway lives."""
+
+    def __init__(self, connection: Connection, thread_id: str) -> None:
+        self.id = thread_id.strip()
+        self._connection = connection
+
+    async def send(
+        self,
+        text: str,
+        *,
+        client_message_id: str | None = None,
+        queue_mode: str | None = None,
+        model: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Turn:
+        """Send a message and return its turn, once a gateway has acknowledged it.
+
+        It is sent again, under the same `client_message_id` (made here unless given), until it is
+        acknowledged: over lost connections, and when the gateway says `unavailable` or `rate_limited`.
+        One key is one turn, however often it is sent. Put `asyncio.timeout` around it to give up earlier.
+
+        Args:
+            text: what the person says.
+            client_message_id: the idempotency key.
+            queue_mode: what to do when a turn runs: `interrupt` (the default), `reject`, `followup`, …
+            model: the model to ask for.
+            metadata: kept with the message, and handed to the agent.
+
+        Raises:
+            Refused: with the gateway's code, such as `turn_running`, `queue_full` or `too_large`.
+        """
+        key = client_message_id or secrets.token_urlsafe(15)
+        payload = {
+            "thread_id": self.id,
+            "message": text,
+            "client_message_id": key,
+            "queue_mode": queue_mode,
+            "model": model,
+            "metadata": None if metadata is None else dict(metadata),
+        }
+        given = {name: value for name, value in payload.items() if value is not None}
+        answer = await self._call("chat:start", given)
+        turn = Turn(self, key, answer)
+        self._connection.thread_exists(self.id, turn.cursor.epoch)
+        return turn
+
+    async def cancel(self, request_id: str | None = None) -> CancelResult:
+        """Cancel a turn, or without `request_id` the one that runs. Any gateway will do."""
+        payload = {"thread_id": self.id} | ({} if request_id is None else {"request_id": request_id})
+        answer = await self._call("chat:cancel", payload)
+        told = answer.get("request_id")
+        return CancelResult(
+            cancelled=bool(answer.get("cancelled")),
+            request_id=told if isinstance(told, str) else None,
+            state=str(answer.get("state", "")),
+        )
+
+    async def history(self, *, limit: int | None = None, before: str | int | None = None) -> list[dict[str, Any]]:
+        """Return the last messages, oldest first: `{id, role, content, ts, request_id, interrupted?}`.
+
+        Args:
+            limit: how many at most; the gateway has a limit of its own.
+            before: the id of a message; only older ones are returned.
+
+        Raises:
+            NotFound: when the thread does not exist.
+        """
+        payload: dict[str, Any] = {"thread_id": self.id}
+        payload |= {} if limit is None else {"limit": limit}
+        payload |= {} if before is None else {"before": before}
+        messages = (await self._call("thread:history", payload)).get("messages")
+        return [dict(message) for message in messages] if isinstance(messages, list) else []
+
+    def events(self, after: Cursor | None = None, *, history: int | None = None) -> EventStream:
+        """Return the stream of what happens in this thread.
+
+        With `after`, it begins with the first event behind that place; without, with a `Snapshot` of how
+        things stand. A thread that does not exist yields a `Snapshot` that says so, and is then waited for.
+
+        Args:
+            after: where to go on.
+            history: how many messages a snapshot brings; the gateway's default is 50.
+        """
+        return EventStream(self._connection, self.id, after, history)
+
+    async def _call(self, event: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        backoff = Backoff(at_once=False)
+        while True:
+            link = await self._connection.link()
+            try:
+                answer = await link.call(event, payload)
+            except LinkLost:
+                continue  # the connection spaces its attempts
+            if answer.get("ok"):
+                return answer
+            refused = refusal(answer.get("error"))
+            if not refused.retryable or refused.code in _ANSWERS:
+                raise refused
+            await asyncio.sleep(max(backoff.delay(), (refused.retry_after_ms or 0) / 1000))
+
+
+class Turn:
+    """One acknowledged message, and the answer to come.
+
+    `async for item in turn` yields its events until the terminal one; `await turn.wait()` its outcome.
+    Nothing is kept while nobody looks: both read from the log, and both may be used more than once.
+    """
+
+    def __init__(self, thread: Thread, client_message_id: str, answer: Mapping[str, Any]) -> None:
+        self.thread = thread
+        self.client_message_id = client_message_id
+        self.request_id = str(answer.get("request_id", ""))
+        self.state = str(answer.get("state", "accepted"))
+        """`accepted`, or `queued` behind the running turn."""
+        self.lane: str | None = answer.get("lane")
+        self.position: int | None = answer.get("position")
+        self.cursor = Cursor(str(answer.get("epoch", "")), int(answer.get("offset") or 0))
+        """The place in the log at which it was accepted or queued."""
+
+    async def cancel(self) -> CancelResult:
+        """Cancel this turn; another one that runs by now is left alone."""
+        return await self.thread.cancel(self.request_id)
+
+    async def __aiter__(self) -> AsyncGenerator[Event | Snapshot, None]:
+        """Yield this turn's events up to its end, or a snapshot where they are no longer to be had."""
+        begun = self.state != "queued"
+        async with self.thread.events(self.cursor) as events:
+            async for item in events:
+                if isinstance(item, Snapshot):
+                    yield item
+                    if outcome_in(item, self.request_id, queued=not begun) is not None:
+                        return
+                elif item.request_id == self.request_id:
+                    begun = begun or item.name != "queue_item_queued"
+                    yield item
+                    if item.terminal or item.name == "queue_item_removed":
+                        return
+
+    async def wait(self) -> Outcome:
+        """Return how the turn ended, however long that takes."""
+        text, begun = "", self.state != "queued"
+        async with aclosing(self.__aiter__()) as items:
+            async for item in items:
+                if isinstance(item, Snapshot):
+                    outcome = outcome_in(item, self.request_id, queued=not begun)
+                    if outcome is not None:
+                        return outcome
+                    text = turn_of(item.turn or {}).text
+                    continue
+                begun = begun or item.name != "queue_item_queued"
+                if item.terminal:
+                    return outcome_of(item, text)
+                if item.name == "queue_item_removed":
+                    break
+                if item.name == "turn_restarted":
+                    text = ""
+                elif item.name == "text_delta":
+                    text += item.delta
+        return Outcome(self.request_id, False, text, "removed", "the message was removed from the queue")

@@ -1,0 +1,139 @@
+"""The command as people type it: help, mistakes, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import jwt
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from tests.clients.python.scripted_gateway import gateways
+
+VERBS = ("serve", "gateway", "worker", "chat", "send", "tail", "cancel", "token", "doctor")
+SECRET = "a secret of at least thirty-two bytes"
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("THREADLINE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*args: str, stdin: str = "") -> tuple[int, str, str]:
+    """Return the exit code, the output and the complaints of one command."""
+    result = CliRunner().invoke(app, list(args), input=stdin)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_and_each_of_its_options(verb: str) -> None:
+    code, out, _ = run(verb, "--help")
+    assert code == 0
+    rows = [line for line in out.splitlines() if "--" in line and "│" in line]
+    assert rows
+    assert all(len(line.strip("│ ").split()) > 3 for line in rows), "an option without a word of help"
+
+
+def test_the_help_names_every_verb() -> None:
+    _, out, _ = run("--help")
+    assert all(verb in out for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("no-such-verb",),
+        ("gateway", "--port", "99999"),
+        ("send", "tea"),
+        ("tail", "tea", "--after", "yesterday"),
+        ("send", "tea", "hi", "--url", "127.0.0.1:8080"),
+        ("worker", "--slots", "0"),
+    ],
+)
+def test_a_wrong_usage_is_one_plain_complaint_and_exit_code_2(args: tuple[str, ...]) -> None:
+    code, out, err = run(*args)
+    assert (code, out) == (2, "")
+    assert err
+    assert "Traceback" not in err
+
+
+def test_a_misspelt_variable_is_an_error_that_says_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THREADLINE_PROT", "1")
+    code, _, err = run("gateway")
+    assert code == 2
+    assert err.startswith("threadline: ")
+    assert "THREADLINE_PORT" in err
+
+
+def test_a_token_can_be_read_with_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THREADLINE_JWT_SECRET", SECRET)
+    code, out, _ = run("token", "ann", "--ttl", "60", "--tenant", "acme")
+    claims = jwt.decode(out.strip(), SECRET, algorithms=["HS256"])
+    assert code == 0
+    assert (claims["sub"], claims["tenant"], claims["exp"] - claims["iat"]) == ("ann", "acme", 60)
+
+
+def test_a_token_without_a_secret_is_refused_with_the_next_step() -> None:
+    code, out, err = run("token")
+    assert (code, out) == (2, "")
+    assert "THREADLINE_JWT_SECRET" in err
+
+
+async def test_send_tail_and_cancel_work_as_typed() -> None:
+    async with gateways(1) as (deployment, (node,)):
+        deployment.on_start = lambda thread, request_id, payload: (
+            deployment.append(thread.id, request_id, "chat_done", full_response="a cup"),
+            None,
+        )[1]
+        url = ("--url", node.url)
+        sent = await asyncio.to_thread(run, "send", "tea", "-", "--wait", *url, stdin="how much?")
+        tailed = await asyncio.to_thread(run, "tail", "tea", "--after", "0", "--until-done", "--json", *url)
+        cancelled = await asyncio.to_thread(run, "cancel", "tea", *url)
+        assert deployment.starts[0]["message"] == "how much?"
+    assert (sent[0], sent[1]) == (0, "a cup\n")
+    assert (tailed[0], tailed[1].count("\n")) == (0, 2)
+    assert (cancelled[0], cancelled[1]) == (5, "")
+
+
+async def test_chat_answers_a_pipe() -> None:
+    async with gateways(1) as (deployment, (node,)):
+        deployment.on_start = lambda thread, request_id, payload: (
+            deployment.append(thread.id, request_id, "chat_done", full_response="tea"),
+            None,
+        )[1]
+        node.on_deliver = lambda event: [*deployment.thread("t").log[:1], *deployment.thread("t").log[1:]]
+        code, out, _ = await asyncio.to_thread(run, "chat", "--url", node.url, "--thread", "t", stdin="hi\n")
+    assert code == 0
+    assert out == "tea\n"
+
+
+async def test_a_refused_token_is_one_line_and_exit_code_1() -> None:
+    async with gateways(1) as (_, (node,)):
+        node.refuse_connect = {"code": "unauthorized", "message": "the token has expired", "retryable": False}
+        code, out, err = await asyncio.to_thread(run, "send", "tea", "hi", "--url", node.url)
+    assert (code, out, err) == (1, "", "threadline: the token has expired\n")
+
+
+async def test_ctrl_c_ends_a_tail_without_a_traceback() -> None:
+    async with gateways(1) as (deployment, (node,)):
+        deployment.append("tea", "r1", "chat_accepted", message="hi")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "cli.main", "tail", "tea", "--after", "0", "--url", node.url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        await process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert process.returncode == 130
+    assert b"Traceback" not in err

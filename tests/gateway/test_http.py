@@ -1,0 +1,228 @@
+"""HTTP: the same verbs, the log as server-sent events, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from backplane.errors import InvalidPayload
+from backplane.settings import Settings
+from gateway.auth import mint
+from gateway.streams import cursor
+from tests.gateway.conftest import serving, working
+from tests.support.waiting import wait_until
+from worker.turn import Turn
+
+SECRET = "a secret of at least thirty-two bytes, for tests"
+Make = Callable[..., Settings]
+
+
+async def count(turn: Turn) -> AsyncIterator[str]:
+    for number in range(int(turn.message)):
+        yield f"{number} "
+
+
+async def endless(turn: Turn) -> AsyncIterator[str]:
+    yield "on"
+    await asyncio.Event().wait()
+
+
+async def read(http: httpx.AsyncClient, url: str, until: str, **headers: str) -> list[dict[str, str]]:
+    """Return server-sent events up to the first of a name."""
+    found: list[dict[str, str]] = []
+    async with http.stream("GET", url, headers=headers, timeout=20) as response:
+        assert response.status_code == 200, await response.aread()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        event: dict[str, str] = {}
+        async for line in response.aiter_lines():
+            if not line:
+                if event:
+                    found.append(event)
+                    if event.get("event") == until:
+                        return found
+                event = {}
+            elif not line.startswith(":"):
+                name, _, value = line.partition(": ")
+                event[name] = value
+    return found
+
+
+async def ended(http: httpx.AsyncClient, url: str) -> None:
+    async def idle() -> bool:
+        return (await http.get(url)).json()["turn"] is None
+
+    await wait_until(idle, "the turn ends")
+
+
+async def test_a_turn_by_http_alone(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        started = await http.post("/v1/threads/t/turns", json={"message": "3"})
+        assert started.status_code == 202
+        assert started.json()["state"] == "accepted"
+        events = await read(http, f"/v1/threads/t/events?after={started.json()['epoch']}:0", "chat_done")
+        assert json.loads(events[-1]["data"])["full_response"] == "0 1 2 "
+        snapshot = (await http.get("/v1/threads/t")).json()
+        assert [m["content"] for m in snapshot["messages"]] == ["3", "0 1 2 "]
+        assert snapshot["turn"] is None
+        history = (await http.get("/v1/threads/t/messages?limit=1")).json()
+        assert [m["content"] for m in history["messages"]] == ["0 1 2 "]
+
+
+async def test_a_stream_goes_on_after_its_last_event_id(gateway_settings: Make) -> None:
+    """On another node, without gap or double."""
+    one, two = gateway_settings(), gateway_settings()
+    async with serving(one) as first, serving(two) as second, working(one, count), httpx.AsyncClient() as http:
+        started = (await http.post(f"{first.url}/v1/threads/t/turns", json={"message": "50"})).json()
+        await ended(http, f"{first.url}/v1/threads/t")
+        whole = await read(http, f"{first.url}/v1/threads/t/events?after={started['epoch']}:0", "chat_done")
+        place = whole[1]["id"]
+        rest = await read(http, f"{second.url}/v1/threads/t/events", "chat_done", **{"Last-Event-ID": place})
+        assert rest[0]["event"] == "text_delta"
+        assert [event["data"] for event in rest] == [event["data"] for event in whole[2:]]
+
+
+async def test_a_stream_without_a_place_begins_with_a_snapshot(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, endless), httpx.AsyncClient(base_url=node.url) as http:
+        await http.post("/v1/threads/t/turns", json={"message": "x"})
+
+        async def talks() -> bool:
+            return ((await http.get("/v1/threads/t")).json()["turn"] or {}).get("text") == "on"
+
+        await wait_until(talks, "it talks")
+        reading = asyncio.create_task(read(http, "/v1/threads/t/events", "chat_error"))
+        await wait_until(lambda: len(node.gateway.rooms) == 1, "the stream is open")
+        cancelled = await http.post("/v1/threads/t/cancel", json={})
+        assert cancelled.json()["cancelled"] is True
+        events = await reading
+        assert [event["event"] for event in events] == ["snapshot", "chat_error"]
+        assert json.loads(events[0]["data"])["turn"]["text"] == "on"
+        await wait_until(lambda: len(node.gateway.rooms) == 0, "the stream was closed with its reader")
+
+
+async def test_the_queue_by_http(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, endless), httpx.AsyncClient(base_url=node.url) as http:
+        await http.post("/v1/threads/t/turns", json={"message": "0"})
+        items = [
+            (await http.post("/v1/threads/t/turns", json={"message": m, "queue_mode": "followup"})).json()["request_id"]
+            for m in "12"
+        ]
+        status = (await http.get("/v1/threads/t/queue")).json()
+        assert [item["item_id"] for item in status["lanes"]["followup"]] == items
+        assert (await http.delete(f"/v1/threads/t/queue/{items[0]}")).json()["removed"] == [items[0]]
+        assert (await http.delete(f"/v1/threads/t/queue/{items[0]}")).status_code == 404
+        assert (await http.delete("/v1/threads/t/queue")).json()["removed"] == [items[1]]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status", "code"),
+    [
+        ("POST", "/v1/threads/t/turns", b"", 400, "invalid_payload"),
+        ("POST", "/v1/threads/t/turns", b"{", 400, "invalid_payload"),
+        ("POST", "/v1/threads/t/turns", b'{"message": NaN}', 400, "invalid_payload"),
+        ("POST", "/v1/threads/t/turns", b"[" * 20_000, 400, "invalid_payload"),
+        ("POST", "/v1/threads/t/turns", b"[]", 400, "invalid_payload"),
+        ("POST", "/v1/threads/t/turns", b'{"message": "' + b"x" * 2_000_000 + b'"}', 413, "too_large"),
+        ("POST", "/v1/threads/%7D/turns", b'{"message": "x"}', 400, "invalid_thread_id"),
+        ("GET", "/v1/threads/nowhere", b"", 404, "not_found"),
+        ("GET", "/v1/threads/nowhere/messages", b"", 404, "not_found"),
+        ("GET", "/v1/threads/nowhere/events", b"", 404, "not_found"),
+        ("GET", "/v1/threads/nowhere/messages?limit=many", b"", 400, "invalid_payload"),
+        ("GET", "/v1/threads/t/events?after=nonsense", b"", 400, "invalid_payload"),
+        ("POST", "/v1/threads/nowhere/cancel", b"{}", 404, "not_found"),
+    ],
+)
+async def test_a_bad_request_gets_the_clear_error(
+    gateway_settings: Make, method: str, path: str, content: bytes, status: int, code: str
+) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, httpx.AsyncClient(base_url=node.url) as http:
+        answer = await http.request(method, path, content=content)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+async def test_a_token_is_asked_for_on_every_route_of_a_thread(gateway_settings: Make) -> None:
+    settings = gateway_settings(jwt_secret=SECRET)
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        for method, path in (
+            ("GET", ""), ("POST", "/turns"), ("POST", "/cancel"), ("GET", "/messages"), ("GET", "/queue"),
+            ("DELETE", "/queue"), ("DELETE", "/queue/x"), ("GET", "/events"),
+        ):  # fmt: skip
+            answer = await http.request(method, f"/v1/threads/t{path}")
+            assert answer.status_code == 401, path
+            assert answer.headers["www-authenticate"] == "Bearer"
+        ann = {"Authorization": f"Bearer {mint(SECRET, 'ann', 60)}"}
+        bob = {"Authorization": f"Bearer {mint(SECRET, 'bob', 60)}"}
+        assert (await http.post("/v1/threads/t/turns", json={"message": "1"}, headers=ann)).status_code == 202
+        assert (await http.get("/v1/threads/t", headers=ann)).status_code == 200
+        for path in ("", "/events", "/messages", "/queue"):
+            theirs = await http.get(f"/v1/threads/t{path}", headers=bob)
+            none = await http.get(f"/v1/threads/nowhere{path}", headers=bob)
+            assert (theirs.status_code, theirs.json()) == (none.status_code, none.json()) == (404, none.json())
+
+
+async def test_a_node_says_whether_it_is_ready_and_why_not(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, httpx.AsyncClient(base_url=node.url) as http:
+        assert (await http.get("/healthz")).text == "ok\n"
+
+        async def ready() -> bool:
+            return bool((await http.get("/readyz")).json() == {"ready": True, "reasons": []})
+
+        await wait_until(ready, "ready")
+        node.backplane.live.deaf = True
+        answer = await http.get("/readyz")
+        assert answer.status_code == 503
+        assert "deaf" in answer.json()["reasons"][0]
+
+
+async def test_a_node_whose_redis_is_gone_is_unready_and_refuses_starts(gateway_settings: Make, valkey: str) -> None:
+    """A start is answered `unavailable`, never acknowledged and lost."""
+    settings = gateway_settings(redis_timeout=0.2)
+    async with serving(settings) as node, httpx.AsyncClient(base_url=node.url) as http:
+
+        async def nothing(*args: Any, **given: Any) -> Any:
+            raise ConnectionResetError
+
+        redis: Any = node.backplane.redis
+        whole, redis.execute_command = redis.execute_command, nothing
+        try:
+            answer = await http.get("/readyz")
+            assert answer.status_code == 503
+            refused = await http.post("/v1/threads/t/turns", json={"message": "x"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+            assert refused.json()["error"]["retryable"] is True
+        finally:
+            redis.execute_command = whole
+
+
+async def test_metrics_are_served_in_prometheus_text(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, httpx.AsyncClient(base_url=node.url) as http:
+        await http.get("/v1/threads/nowhere")
+        text = (await http.get("/metrics")).text
+        assert 'threadline_calls_total{code="not_found",verb="http:snapshot"} 1.0' in text
+        assert "threadline_sockets 0.0" in text
+
+
+async def test_the_front_door_says_what_is_where(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, httpx.AsyncClient(base_url=node.url) as http:
+        assert "/v1/threads/{thread_id}/turns" in (await http.get("/")).text
+
+
+@pytest.mark.parametrize("text", ["", "x", ":1", "e:", "e:-1", "e:1.5", "e:" + "9" * 40, "e:٣"])
+def test_a_cursor_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(InvalidPayload):
+        cursor(text)
+
+
+def test_a_cursor_is_epoch_and_offset() -> None:
+    assert cursor("a:b:17") == ("a:b", 17)

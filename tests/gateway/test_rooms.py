@@ -1,0 +1,348 @@
+"""Rooms: each offset once, in order, or the member is told. Most of them without a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from backplane.connection import Backplane
+from backplane.errors import NotFound
+from backplane.events import Event, body
+from backplane.ids import ThreadRef, thread_ref
+from backplane.turns import Batch, Claim, Ending, Start
+from gateway.metrics import Metrics
+from gateway.rooms import Joined, Room, Rooms
+from tests.support.waiting import wait_until
+
+REF = thread_ref("room")
+
+
+class Watcher:
+    """A member that notes what it gets."""
+
+    def __init__(self) -> None:
+        self.rooms: set[Room] = set()
+        self.gone = False
+        self.events: list[Event] = []
+        self.lost: list[str] = []
+
+    def send(self, event: Event) -> None:
+        self.events.append(event)
+
+    def lose(self, reason: str) -> None:
+        self.lost.append(reason)
+
+    @property
+    def offsets(self) -> list[int]:
+        """Every offset that it was sent, merged ones spelt out."""
+        covered: list[int] = []
+        for event in self.events:
+            covered += range(event.fields.get("first_offset", event.offset), event.offset + 1)
+        return covered
+
+
+class Thread:
+    """A turn that the test itself runs, and the rooms of one node."""
+
+    def __init__(self, backplane: Backplane) -> None:
+        self.backplane = backplane
+        self.rooms = Rooms(backplane, Metrics())
+        self.claim: Claim
+        self.batch = 0
+
+    async def start(self) -> None:
+        started = await self.backplane.turns.start(REF, Start("q", "ann", "sid"))
+        claim = await self.backplane.turns.claim(self.backplane.keys.thread(REF).member(started.request_id), "w")
+        assert claim is not None
+        self.claim, self.batch = claim, 0
+
+    async def say(self, *words: str) -> int:
+        self.batch += 1
+        events = [("text_delta", body({"delta": word, "round": 1})) for word in words]
+        _, offset = await self.backplane.turns.append(self.claim, Batch(self.batch, events, "".join(words)))
+        return offset
+
+    async def finish(self) -> None:
+        ending = Ending("done", "chat_done", body({"full_response": ""}), "")
+        await self.backplane.turns.finish(self.claim, Batch(self.batch + 1, []), ending)
+
+    async def join(self, member: Watcher, cursor: tuple[str, int] | None = None, subject: str = "ann") -> Joined:
+        async with self.rooms.room(REF) as room:
+            return await room.join(member, subject, cursor, 50)
+
+    @property
+    def room(self) -> Room:
+        room = self.rooms.get(REF)
+        assert room is not None
+        return room
+
+
+@pytest.fixture
+def redis_url(valkey: str) -> str:
+    """Return the real store's."""
+    return valkey
+
+
+@pytest.fixture
+async def thread(backplane: Backplane) -> Thread:
+    made = Thread(backplane)
+    await made.start()
+    return made
+
+
+async def test_a_member_gets_a_snapshot_and_then_each_event_once(thread: Thread) -> None:
+    await thread.say("early")
+    member = Watcher()
+    joined = await thread.join(member)
+    assert (joined.recovered, joined.offset) == (None, 3)
+    assert joined.snapshot is not None
+    assert joined.snapshot.turn is not None
+    assert joined.snapshot.turn.text == "early"
+    await thread.say("a", "b")
+    await thread.finish()
+    await wait_until(lambda: len(member.events) == 3, "live events")
+    assert member.offsets == [4, 5, 6]
+
+
+async def test_a_member_with_a_cursor_gets_what_it_missed_in_few_frames(thread: Thread) -> None:
+    for number in range(100):
+        await thread.say(f"{number} ")
+    member = Watcher()
+    joined = await thread.join(member, (thread.claim.epoch, 2))
+    assert (joined.recovered, joined.snapshot, joined.offset) == (True, None, 102)
+    assert member.offsets == list(range(3, 103))
+    assert len(member.events) == 1
+
+
+@pytest.mark.parametrize("missed", [0, 1, 30, 2_500])
+async def test_joining_while_the_turn_talks_loses_and_doubles_nothing(thread: Thread, missed: int) -> None:
+    """Many members join at every moment of a stream, with a cursor that is 0 to 2,500 events old."""
+    import asyncio
+
+    for _ in range(missed // 100):
+        await thread.say(*(["x"] * 100))
+    await thread.say(*(["x"] * (missed % 100 or 1)))
+    members = [Watcher() for _ in range(30)]
+    start_after = 2
+
+    async def talk() -> None:
+        for _ in range(120):
+            await thread.say("y")
+        await thread.finish()
+
+    async def come(number: int, member: Watcher) -> None:
+        await wait_until(lambda: thread.batch - missed // 100 >= number * 3, "its moment of the stream")
+        await thread.join(member, (thread.claim.epoch, start_after))
+
+    await asyncio.gather(talk(), *(come(n, m) for n, m in enumerate(members)))
+    top = (await thread.backplane.log.read(REF)).top
+    for member in members:
+        await wait_until(lambda m=member: bool(m.offsets) and m.offsets[-1] == top, "the end arrives")
+        assert member.offsets == list(range(start_after + 1, top + 1))
+
+
+async def test_a_hole_is_filled_from_the_log_before_anything_later_is_sent(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pub/sub is at-most-once: every second live message is thrown away."""
+    member = Watcher()
+    await thread.join(member)
+    room, heard = thread.room, 0
+    real = room.heard
+
+    def lossy(message: bytes) -> None:
+        nonlocal heard
+        heard += 1
+        if heard % 2:
+            real(message)
+
+    monkeypatch.setattr(room, "heard", lossy)
+    for number in range(41):
+        await thread.say(str(number))
+    await wait_until(lambda: bool(member.offsets) and member.offsets[-1] >= 42, "it catches up")
+    assert member.offsets == list(range(3, member.offsets[-1] + 1))
+
+
+async def test_the_end_of_a_turn_arrives_although_every_message_about_it_is_lost(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The poll. (faults.md row 10: with it taken out, this test hangs and goes red.)"""
+    member = Watcher()
+    await thread.join(member)
+    await thread.say("a")
+    await wait_until(lambda: len(member.events) == 1, "live at first")
+    monkeypatch.setattr(thread.room, "heard", lambda message: None)
+    await thread.finish()
+    assert len(member.events) == 1
+    await thread.rooms.poll_once()
+    assert [event.name for event in member.events] == ["text_delta", "chat_done"]
+    assert not thread.room.active
+
+
+async def test_a_deaf_while_is_made_good_after_the_reconnect(thread: Thread, monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Watcher()
+    await thread.join(member)
+    with monkeypatch.context() as deaf:
+        deaf.setattr(thread.room, "heard", lambda message: None)
+        await thread.say("a", "b", "c")
+    thread.room.missed()
+    await wait_until(lambda: member.offsets == [3, 4, 5], "what was missed is read")
+
+
+async def test_a_late_live_message_is_not_sent_again(thread: Thread) -> None:
+    member = Watcher()
+    await thread.join(member)
+    await thread.say("a")
+    await wait_until(lambda: member.offsets == [3], "live")
+    event = (await thread.backplane.log.read(REF, after=2)).events[0]
+    thread.room.heard(f"{thread.claim.epoch} 3\n{event.name} {event.text}".encode())
+    assert member.offsets == [3]
+
+
+@pytest.mark.parametrize("garbage", [b"\x80\x04\x95pickle.", b"", b"epoch 99", b"x y\nz"])
+async def test_garbage_on_the_channel_is_ignored_and_counted(thread: Thread, garbage: bytes) -> None:
+    member = Watcher()
+    await thread.join(member)
+    await thread.backplane.redis.spublish(thread.backplane.keys.thread(REF).live, garbage)
+    await thread.say("a")
+    await wait_until(lambda: member.offsets == [3], "the room lives")
+    assert b"threadline_live_garbage_total 1.0" in thread.rooms._metrics.text()
+
+
+async def test_a_log_that_was_trimmed_meanwhile_gives_a_snapshot(open_backplane: Any) -> None:
+    async with open_backplane(log_max_entries=10) as backplane:
+        thread = Thread(backplane)
+        await thread.start()
+        await thread.say(*(["x"] * 500))
+        member = Watcher()
+        joined = await thread.join(member, (thread.claim.epoch, 3))
+        assert joined.recovered is False
+        assert joined.snapshot is not None
+        assert joined.snapshot.turn is not None
+        assert joined.snapshot.turn.text == "x" * 500
+        assert member.events == []
+
+
+@pytest.mark.parametrize(("epoch", "after"), [("another", 2), ("", 99)])
+async def test_a_cursor_of_another_log_gives_a_snapshot(thread: Thread, epoch: str, after: int) -> None:
+    joined = await thread.join(Watcher(), (epoch or thread.claim.epoch, after))
+    assert joined.recovered is False
+    assert joined.snapshot is not None
+
+
+async def test_when_the_store_is_lost_members_are_told_to_come_back(thread: Thread) -> None:
+    """Nobody waits for ever: the new epoch is noticed by the first event, or by the next reading."""
+    member = Watcher()
+    await thread.join(member)
+    keys = thread.backplane.keys.thread(REF)
+    await thread.backplane.redis.delete(keys.thread, keys.log, keys.session, keys.turn(thread.claim.request_id))
+    await thread.start()
+    await wait_until(lambda: len(member.lost) == 1, "told")
+    assert thread.rooms.get(REF) is None
+
+
+async def test_when_the_store_is_lost_an_idle_thread_is_told_at_the_reconnect(thread: Thread) -> None:
+    member = Watcher()
+    await thread.join(member)
+    keys = thread.backplane.keys.thread(REF)
+    await thread.backplane.redis.delete(keys.thread)
+    thread.backplane.live.reconnect()
+    await wait_until(lambda: len(member.lost) == 1, "told")
+
+
+async def test_another_persons_thread_cannot_be_joined_and_leaves_nothing_open(thread: Thread) -> None:
+    with pytest.raises(NotFound):
+        await thread.join(Watcher(), subject="bob")
+    with pytest.raises(NotFound):
+        await thread.join(Watcher(), (thread.claim.epoch, 0), subject="bob")
+    assert len(thread.rooms) == 0
+
+
+async def test_the_channel_is_left_with_the_last_member(thread: Thread) -> None:
+    """A node listens only to threads that somebody on it watches."""
+    before = thread.backplane.live.channels
+    one, two = Watcher(), Watcher()
+    await thread.join(one)
+    await thread.join(two)
+    await wait_until(lambda: len(thread.room) == 2, "both are in")
+    assert thread.backplane.live.channels == before + 1
+    thread.room.leave(one)
+    assert thread.rooms.get(REF) is None or one.rooms == set()
+
+
+async def test_who_leaves_still_hears_the_end_of_what_it_started_and_nothing_else(thread: Thread) -> None:
+    member, other = Watcher(), Watcher()
+    await thread.join(member, (thread.claim.epoch, 0))
+    await thread.join(other, (thread.claim.epoch, 0))
+    thread.room.own(member, thread.claim.request_id)
+    thread.room.leave(member)
+    thread.room.leave(other)
+    other_seen = len(other.events)
+    await thread.say("still mine")
+    await thread.finish()
+    await wait_until(lambda: member.events[-1].name == "chat_done", "the end of its own turn")
+    assert len(other.events) == other_seen
+    await wait_until(lambda: len(thread.rooms) == 0, "then it is out, and the room closed")
+
+
+async def test_who_asks_again_with_an_older_cursor_is_sent_what_follows_it(thread: Thread) -> None:
+    """A client that says on the same connection that it lacks something is believed."""
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 0))
+    await thread.say("a")
+    await wait_until(lambda: member.offsets == [1, 2, 3], "it has everything")
+    member.events.clear()
+    joined = await thread.join(member, (thread.claim.epoch, 1))
+    assert joined.recovered is True
+    assert member.offsets == [2, 3]
+    await thread.say("b")
+    await wait_until(lambda: member.offsets == [2, 3, 4], "and it goes on")
+
+
+async def test_who_left_and_comes_back_gets_what_others_did_meanwhile(thread: Thread) -> None:
+    """While it waited for its own turn it was not sent other requests; its cursor brings them."""
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 2))
+    thread.room.own(member, thread.claim.request_id)
+    thread.room.leave(member)
+    queued = await thread.backplane.turns.start(REF, Start("next", "ann", "other", queue_mode="followup"))
+    await thread.say("a")
+    await wait_until(lambda: [e.name for e in member.events] == ["text_delta"], "only its own")
+    joined = await thread.join(member, (thread.claim.epoch, 2))
+    assert joined.recovered is True
+    assert queued.offset in member.offsets
+
+
+async def test_a_member_that_is_gone_before_it_has_joined_is_not_kept(thread: Thread) -> None:
+    member = Watcher()
+    member.gone = True
+    await thread.join(member, (thread.claim.epoch, 0))
+    await wait_until(lambda: len(thread.rooms) == 0, "nothing stays open")
+
+
+async def test_one_member_that_is_slow_to_join_does_not_hold_up_another(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    blocked = asyncio.Event()
+    real: Callable[..., Any] = thread.backplane.log.read
+
+    async def slow(ref: ThreadRef, **given: Any) -> Any:
+        page = await real(ref, **given)
+        if given.get("after") == 0:
+            await blocked.wait()
+        return page
+
+    monkeypatch.setattr(thread.backplane.log, "read", slow)
+    late, quick = Watcher(), Watcher()
+    joining = asyncio.create_task(thread.join(late, (thread.claim.epoch, 0)))
+    await thread.join(quick, (thread.claim.epoch, 2))
+    for number in range(100):
+        await thread.say(str(number))
+    await wait_until(lambda: quick.offsets == list(range(3, 103)), "the quick one is served")
+    blocked.set()
+    await joining
+    await wait_until(lambda: late.offsets == list(range(1, 103)), "and so is the late one, of everything")

@@ -1,0 +1,395 @@
+"""Sockets: the protocol as a client meets it, on a whole gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import socketio  # type: ignore[import-untyped]  # the library has no types
+
+from backplane.settings import Settings
+from gateway.auth import mint
+from tests.gateway.conftest import Client, Clients, serving, working
+from tests.support.waiting import wait_until
+from worker.turn import Turn
+
+SECRET = "a secret of at least thirty-two bytes, for tests"
+Make = Callable[..., Settings]
+
+
+async def echo(turn: Turn) -> AsyncIterator[str]:
+    yield "You said: "
+    yield turn.message
+
+
+async def endless(turn: Turn) -> AsyncIterator[str]:
+    yield "on and on"
+    await asyncio.Event().wait()
+
+
+def done(client: Client, count: int = 1) -> Callable[[], bool]:
+    return lambda: len(client.named("chat_done", "chat_error")) >= count
+
+
+async def test_a_turn_from_start_to_done(gateway_settings: Make, clients: Clients) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, echo):
+        client = await clients.connect(node.url)
+        await wait_until(lambda: client.named("ready") != [], "ready")
+        assert client.named("ready") == [{"sid": client.io.get_sid()}]
+        ack = await client.call("chat:start", thread_id=" t ", message="hi")
+        assert ack.items() >= {"ok": True, "state": "accepted", "thread_id": "t", "offset": 1}.items()
+        assert ack["client_id"] == client.io.get_sid()
+        await wait_until(done(client), "done")
+        assert client.text == "You said: hi"
+        assert [data["offset"] for data in client.log()] == list(range(1, len(client.log()) + 1))
+
+
+async def test_each_event_comes_once_to_a_socket_and_under_its_alias_too(
+    gateway_settings: Make, clients: Clients
+) -> None:
+    """The initiator is in its own room and in the thread's; still once. Per-token deltas have no alias."""
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, echo):
+        client = await clients.connect(node.url)
+        await client.call("chat:start", thread_id="t", message="hi")
+        await client.call("thread:subscribe", thread_id="t")
+        await wait_until(done(client), "done")
+        names = [name for name, _ in client.events]
+        for name in ("chat_accepted", "chat:accepted", "inference_start", "inference:start", "chat_done", "chat:done"):
+            assert names.count(name) == 1, name
+        assert "text:delta" not in names
+
+
+async def test_aliases_can_be_turned_off(gateway_settings: Make, clients: Clients) -> None:
+    settings = gateway_settings(aliases=False)
+    async with serving(settings) as node, working(settings, echo):
+        client = await clients.connect(node.url)
+        await client.call("chat:start", thread_id="t", message="hi")
+        await wait_until(done(client), "done")
+        assert not [name for name, _ in client.events if ":" in name]
+
+
+async def test_a_reconnect_to_another_node_finds_the_turn_in_flight(gateway_settings: Make, clients: Clients) -> None:
+    """And goes on in the middle of the word: every offset once, over both connections."""
+    go_on = asyncio.Event()
+
+    async def halting(turn: Turn) -> AsyncIterator[str]:
+        yield "be"
+        await go_on.wait()
+        yield "tween"
+
+    one, two = gateway_settings(), gateway_settings()
+    async with serving(one) as first, serving(two) as second, working(one, halting):
+        before = await clients.connect(first.url)
+        started = await before.call("chat:start", thread_id="t", message="hi")
+        await wait_until(lambda: before.text == "be", "half a word")
+        await before.io.disconnect()
+        after = await clients.connect(second.url)
+        joined = await after.call(
+            "thread:subscribe", thread_id="t", epoch=started["epoch"], after=before.log()[-1]["offset"]
+        )
+        assert joined["recovered"] is True
+        assert "snapshot" not in joined
+        go_on.set()
+        await wait_until(done(after), "done")
+        assert before.text + after.text == "between"
+        offsets = [data["offset"] for data in before.log() + after.log()]
+        assert offsets == list(range(1, len(offsets) + 1))
+
+
+async def test_missed_events_come_before_the_acknowledgement(gateway_settings: Make, clients: Clients) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, echo):
+        first = await clients.connect(node.url)
+        ack = await first.call("chat:start", thread_id="t", message="hi")
+        await wait_until(done(first), "done")
+        second = await clients.connect(node.url)
+        seen_at_ack: list[int] = []
+        answered = asyncio.Event()
+
+        def acknowledged(_: Any) -> None:
+            seen_at_ack.append(len(second.log()))
+            answered.set()
+
+        payload = {"thread_id": "t", "epoch": ack["epoch"], "after": 0}
+        await second.io.emit("thread:subscribe", payload, callback=acknowledged)
+        await answered.wait()
+        assert seen_at_ack == [len(second.log())]
+        assert second.log()[-1]["event"] == "chat_done"
+
+
+async def test_a_snapshot_comes_before_any_later_event(gateway_settings: Make, clients: Clients) -> None:
+    """Many join in the middle of a fast stream: what each gets after its snapshot follows on it, without gap."""
+
+    async def fast(turn: Turn) -> AsyncIterator[str]:
+        for number in range(300):
+            yield f"{number} "
+            if number == 250:
+                await everybody_joined.wait()
+            await asyncio.sleep(0)
+
+    everybody_joined = asyncio.Event()
+    settings = gateway_settings(coalesce=0.0)
+    async with serving(settings) as node, working(settings, fast):
+        starter = await clients.connect(node.url)
+        await starter.call("chat:start", thread_id="t", message="hi")
+        await wait_until(lambda: starter.text != "", "it talks")
+        joined: list[tuple[Client, dict[str, Any], int]] = []
+        for number in range(8):
+            client = await clients.connect(node.url)
+
+            def acknowledged(ack: dict[str, Any], client: Client = client) -> None:
+                joined.append((client, ack, len(client.log())))
+
+            await client.io.emit("thread:subscribe", {"thread_id": "t"}, callback=acknowledged)
+            await wait_until(lambda n=number: len(joined) > n, "acknowledged")
+        everybody_joined.set()
+        for client, ack, before in joined:
+            assert before == 0
+            await wait_until(done(client), "done")
+            assert client.log()[0]["offset"] == ack["offset"] + 1
+            assert ack["snapshot"]["turn"]["text"] + client.text == "".join(f"{n} " for n in range(300))
+
+
+async def test_a_thread_that_does_not_exist_cannot_be_watched(gateway_settings: Make, clients: Clients) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node:
+        client = await clients.connect(node.url)
+        ack = await client.call("thread:subscribe", thread_id="nowhere")
+        assert (ack["ok"], ack["error"]["code"], ack["error"]["retryable"]) == (False, "not_found", False)
+
+
+async def test_cancel_from_another_node(gateway_settings: Make, clients: Clients) -> None:
+    one, two = gateway_settings(), gateway_settings()
+    async with serving(one) as first, serving(two) as second, working(one, endless):
+        talker, stopper = await clients.connect(first.url), await clients.connect(second.url)
+        started = await talker.call("chat:start", thread_id="t", message="hi")
+        await wait_until(lambda: talker.text != "", "it talks")
+        stale = await stopper.call("chat:cancel", thread_id="t", request_id="another")
+        assert (stale["ok"], stale["cancelled"], stale["state"]) == (True, False, "unknown")
+        ack = await stopper.call("chat:cancel", thread_id="t")
+        assert (ack["cancelled"], ack["request_id"], ack["state"]) == (True, started["request_id"], "running")
+        await wait_until(done(talker), "ended")
+        assert talker.named("chat_error")[0]["error_type"] == "cancelled"
+        again = await stopper.call("chat:cancel", thread_id="t")
+        assert (again["cancelled"], again["request_id"], again["state"]) == (False, None, "idle")
+
+
+async def test_a_cancel_right_behind_its_start_ends_the_turn(gateway_settings: Make, clients: Clients) -> None:
+    """Handlers run as tasks of their own; calls of one socket are still carried out in their order."""
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, endless):
+        client = await clients.connect(node.url)
+        for number in range(1, 41):
+            await client.io.emit("chat:start", {"thread_id": f"t{number}", "message": "hi"})
+            ack = await client.call("chat:cancel", thread_id=f"t{number}")
+            assert ack["cancelled"] is True
+        await wait_until(done(client, 40), "all ended")
+        assert len(client.named("chat_error")) == 40
+
+
+async def test_ten_equal_starts_through_two_nodes_are_one_turn(gateway_settings: Make, clients: Clients) -> None:
+    one, two = gateway_settings(), gateway_settings()
+    async with serving(one) as first, serving(two) as second, working(one, echo):
+        callers = [await clients.connect((first, second)[n % 2].url) for n in range(10)]
+        call = {"thread_id": "t", "message": "once", "client_message_id": "k"}
+        acks = await asyncio.gather(*(caller.call("chat:start", **call) for caller in callers))
+        assert len({json.dumps(ack, sort_keys=True) for ack in acks}) == 1
+        await wait_until(done(callers[0]), "done")
+        assert len(callers[0].named("chat_accepted")) == 1
+        conflict = await callers[1].call("chat:start", **(call | {"message": "other"}))
+        assert conflict["error"]["code"] == "idempotency_conflict"
+
+
+async def test_every_watcher_of_a_thread_sees_a_turn_of_another_socket(
+    gateway_settings: Make, clients: Clients
+) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, echo):
+        one, two = await clients.connect(node.url), await clients.connect(node.url)
+        await one.call("chat:start", thread_id="t", message="first")
+        await wait_until(done(one), "done")
+        await two.call("thread:subscribe", thread_id="t")
+        await one.call("chat:start", thread_id="t", message="second")
+        await wait_until(done(two), "the watcher sees it")
+        assert two.text == "You said: second"
+        assert (await two.call("thread:unsubscribe", thread_id="t")) == {"ok": True, "joined": False, "thread_id": "t"}
+        await one.call("chat:start", thread_id="t", message="third")
+        await wait_until(done(one, 3), "done")
+        assert two.text == "You said: second"
+
+
+async def test_the_queue_can_be_seen_and_changed_from_any_node(gateway_settings: Make, clients: Clients) -> None:
+    one, two = gateway_settings(), gateway_settings()
+    async with serving(one) as first, serving(two) as second, working(one, endless):
+        client, other = await clients.connect(first.url), await clients.connect(second.url)
+        running = await client.call("chat:start", thread_id="t", message="0")
+        queued = [
+            await client.call("chat:start", thread_id="t", message=str(n), queue_mode="followup") for n in (1, 2, 3)
+        ]
+        assert [(q["state"], q["lane"], q["position"]) for q in queued] == [
+            ("queued", "followup", 1), ("queued", "followup", 2), ("queued", "followup", 3),
+        ]  # fmt: skip
+        status = await other.call("queue:status", thread_id="t")
+        assert status["running"] == running["request_id"]
+        assert [(i["item_id"], i["preview"]) for i in status["lanes"]["followup"]] == [
+            (q["request_id"], str(n)) for n, q in enumerate(queued, start=1)
+        ]
+        removed = await other.call("queue:remove", thread_id="t", item_id=queued[1]["request_id"])
+        assert removed["removed"] == [queued[1]["request_id"]]
+        gone = await other.call("queue:remove", thread_id="t", item_id=queued[1]["request_id"])
+        assert gone["error"]["code"] == "not_found"
+        cleared = await other.call("queue:clear", thread_id="t")
+        assert cleared["removed"] == [queued[0]["request_id"], queued[2]["request_id"]]
+        await wait_until(lambda: len(client.named("queue_item_removed")) == 3, "watchers are told")
+        rejected = await other.call("chat:start", thread_id="t", message="x", queue_mode="reject")
+        assert (rejected["error"]["code"], rejected["error"]["retryable"]) == ("turn_running", True)
+
+
+async def test_history_comes_in_pages(gateway_settings: Make, clients: Clients) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, echo):
+        client = await clients.connect(node.url)
+        for number in range(3):
+            await client.call("chat:start", thread_id="t", message=str(number))
+            await wait_until(done(client, number + 1), "done")
+        newest = await client.call("thread:history", thread_id="t", limit=2)
+        assert [m["content"] for m in newest["messages"]] == ["2", "You said: 2"]
+        older = await client.call("thread:history", thread_id="t", before=newest["messages"][0]["id"])
+        assert [m["content"] for m in older["messages"]] == ["0", "You said: 0", "1", "You said: 1"]
+        everything = await client.call("thread:history", thread_id="t", limit=10**9)
+        assert len(everything["messages"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("verb", "payload", "code"),
+    [
+        ("chat:start", {"thread_id": "t"}, "invalid_payload"),
+        ("chat:start", {"thread_id": "t", "message": 7}, "invalid_payload"),
+        ("chat:start", {"thread_id": "t", "message": "  "}, "invalid_payload"),
+        ("chat:start", {"thread_id": "t", "message": "x" * 300_000}, "too_large"),
+        ("chat:start", {"thread_id": "t", "message": "x", "queue_mode": "whatever"}, "invalid_payload"),
+        ("chat:start", {"thread_id": "}", "message": "x"}, "invalid_thread_id"),
+        ("chat:start", [1, 2], "invalid_payload"),
+        ("chat:start", None, "invalid_payload"),
+        ("thread:subscribe", {"thread_id": "a" * 129}, "invalid_thread_id"),
+        ("thread:subscribe", {"thread_id": "t", "after": -1, "epoch": "e"}, "invalid_payload"),
+        ("thread:subscribe", {"thread_id": "t", "after": True, "epoch": "e"}, "invalid_payload"),
+        ("chat:cancel", {"thread_id": "t", "request_id": "a/b"}, "invalid_payload"),
+        ("no:such:verb", {}, "unknown_event"),
+    ],
+)
+async def test_a_bad_call_gets_the_clear_error_and_changes_nothing(
+    gateway_settings: Make, clients: Clients, verb: str, payload: object, code: str
+) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node:
+        client = await clients.connect(node.url)
+        ack = await client.io.call(verb, payload, timeout=10)
+        assert (ack["ok"], ack["error"]["code"]) == (False, code)
+        assert [key async for key in node.backplane.redis.scan_iter(match=f"{settings.key_prefix}:{{*")] == []
+
+
+async def test_too_many_calls_are_answered_with_when_to_come_back(gateway_settings: Make, clients: Clients) -> None:
+    settings = gateway_settings(calls_per_second=1, calls_burst=5)
+    async with serving(settings) as node:
+        client = await clients.connect(node.url)
+        acks = [await client.call("queue:status", thread_id="t") for _ in range(6)]
+        assert [ack["error"]["code"] for ack in acks] == ["not_found"] * 5 + ["rate_limited"]
+        assert acks[-1]["error"]["retry_after_ms"] > 0
+
+
+async def test_another_persons_thread_is_answered_like_none_on_both_nodes(
+    gateway_settings: Make, clients: Clients
+) -> None:
+    one, two = gateway_settings(jwt_secret=SECRET), gateway_settings(jwt_secret=SECRET)
+    async with serving(one) as first, serving(two) as second, working(one, endless):
+        ann = await clients.connect(first.url, mint(SECRET, "ann", 60))
+        await ann.call("chat:start", thread_id="mine", message="hi")
+        for node in (first, second):
+            bob = await clients.connect(node.url, mint(SECRET, "bob", 60))
+            for verb, more in (
+                ("thread:subscribe", {}), ("chat:cancel", {}), ("thread:history", {}), ("queue:status", {}),
+                ("queue:clear", {}), ("queue:remove", {"item_id": "x"}),
+            ):  # fmt: skip
+                theirs = await bob.call(verb, thread_id="mine", **more)
+                none = await bob.call(verb, thread_id="nowhere", **more)
+                assert theirs == none
+                assert theirs["error"]["code"] == "not_found"
+            assert (await bob.call("chat:start", thread_id="mine", message="x"))["error"]["code"] == "not_found"
+            assert bob.log() == []
+            stranger = await clients.connect(node.url, mint(SECRET, "ann", 60, tenant="elsewhere"))
+            assert (await stranger.call("thread:subscribe", thread_id="mine"))["error"]["code"] == "not_found"
+
+
+async def test_without_a_valid_token_there_is_no_connection(gateway_settings: Make, clients: Clients) -> None:
+    """The refusal reaches the client as message and data."""
+    settings = gateway_settings(jwt_secret=SECRET)
+    async with serving(settings) as node:
+        io = socketio.AsyncClient(reconnection=False)
+        refusals: list[Any] = []
+        io.on("connect_error", refusals.append)
+        for token in (None, "nonsense", mint("another secret that is just as long as the first", "ann", 60)):
+            with pytest.raises(socketio.exceptions.ConnectionError):
+                await io.connect(node.url, auth={"token": token}, transports=["websocket"])
+        assert [refusal["message"] for refusal in refusals] == ["unauthorized"] * 3
+        assert refusals[0]["data"]["retryable"] is False
+
+
+async def test_a_token_is_refreshed_in_band_and_only_by_its_own_subject(
+    gateway_settings: Make, clients: Clients
+) -> None:
+    settings = gateway_settings(jwt_secret=SECRET)
+    async with serving(settings) as node:
+        client = await clients.connect(node.url, mint(SECRET, "ann", 60))
+        ack = await client.call("auth:refresh", token=mint(SECRET, "ann", 600))
+        assert ack["ok"] is True
+        assert ack["expires_at"] > 0
+        refused = await client.call("auth:refresh", token=mint(SECRET, "bob", 600))
+        assert refused["error"]["code"] == "unauthorized"
+
+
+async def test_closing_the_tab_never_stops_the_turn(gateway_settings: Make, clients: Clients) -> None:
+    go_on = asyncio.Event()
+
+    async def patient(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        await go_on.wait()
+        yield "b"
+
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, patient):
+        client = await clients.connect(node.url)
+        await client.call("chat:start", thread_id="t", message="hi")
+        await wait_until(lambda: client.text == "a", "it talks")
+        await client.io.disconnect()
+        await wait_until(lambda: len(node.gateway.sockets) == 0, "the node has noticed")
+        await wait_until(lambda: len(node.gateway.rooms) == 0, "and watches no more")
+        go_on.set()
+        again = await clients.connect(node.url)
+
+        async def answered() -> bool:
+            messages = (await again.call("thread:history", thread_id="t"))["messages"]
+            return [m["content"] for m in messages] == ["hi", "ab"]
+
+        await wait_until(answered, "the answer is in the history")
+
+
+async def test_a_draining_node_is_unready_and_closes_transports_so_that_clients_come_back(
+    gateway_settings: Make, clients: Clients
+) -> None:
+    settings = gateway_settings(drain_grace=0.1)
+    async with serving(settings) as node:
+        client = await clients.connect(node.url)
+        reasons: list[Any] = []
+        client.io.on("disconnect", reasons.append)
+        await node.gateway.drain()
+        assert await node.gateway.node.unready_because() == ["draining"]
+        await wait_until(lambda: reasons != [], "the transport is closed")
+        assert reasons == ["transport error"], "a disconnect packet would make the JavaScript client stay away"
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            await clients.connect(node.url)
