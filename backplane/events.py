@@ -33,20 +33,25 @@ DELTAS = frozenset({TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA})
 
 @dataclass(slots=True, eq=False)
 class Event:
-    """One entry of a log: its offset, its name, and the JSON text that clients receive."""
+    """One entry of a log: its offset, its name, and the JSON (UTF-8) that clients receive."""
 
     offset: int
     name: str
-    text: str
+    raw: bytes
     _fields: dict[str, Any] | None = field(default=None, repr=False)
     encoded: Any = field(default=None, repr=False)
     """What a node made of it for its sockets, once for all of them."""
 
     @property
+    def text(self) -> str:
+        """The JSON as text."""
+        return self.raw.decode()
+
+    @property
     def fields(self) -> dict[str, Any]:
         """The event as a dictionary, decoded once."""
         if self._fields is None:
-            self._fields = json.loads(self.text)
+            self._fields = json.loads(self.raw)
         return self._fields
 
     @property
@@ -79,18 +84,18 @@ def decode_live(message: bytes) -> tuple[str, list[Event]]:
     Raises:
         ValueError: when the message is not of that form.
     """
-    head, *lines = message.decode().split("\n")
-    epoch, _, first = head.partition(" ")
+    head, *lines = message.split(b"\n")
+    epoch, _, first = head.partition(b" ")
     offset = int(first)
     events = []
     for position, line in enumerate(lines):
-        name, _, text = line.partition(" ")
-        if not text.startswith("{"):
+        name, _, raw = line.partition(b" ")
+        if not raw.startswith(b"{"):
             raise ValueError("expected `name {json}` on each line of a live message")
-        events.append(Event(offset + position, name, text))
+        events.append(Event(offset + position, name.decode(), raw))
     if not epoch or not events:
         raise ValueError("expected an epoch and at least one event in a live message")
-    return epoch, events
+    return epoch.decode(), events
 
 
 def _mergeable(event: Event) -> tuple[Any, ...] | None:
@@ -103,7 +108,7 @@ def _mergeable(event: Event) -> tuple[Any, ...] | None:
 def merge(events: Iterable[Event], limit: int = 65_536) -> Iterator[Event]:
     """Yield the same events with neighbouring deltas of one kind joined, so that a resume is a few frames.
 
-    A joined delta carries `offset` (its last) and `first_offset`; its text ends near `limit` characters.
+    A joined delta carries `offset` (its last) and `first_offset`; its JSON ends near `limit` bytes.
     """
     run: list[Event] = []
     size = 0
@@ -113,7 +118,7 @@ def merge(events: Iterable[Event], limit: int = 65_536) -> Iterator[Event]:
             yield _joined(run)
             run, size = [], 0
         run.append(event)
-        size += len(event.text)
+        size += len(event.raw)
     if run:
         yield _joined(run)
 
@@ -125,4 +130,4 @@ def _joined(run: list[Event]) -> Event:
     fields = dict(last.fields)
     fields["delta"] = "".join(event.fields["delta"] for event in run)
     fields["first_offset"] = run[0].fields.get("first_offset", run[0].offset)
-    return Event(last.offset, last.name, dumps(fields), fields)
+    return Event(last.offset, last.name, dumps(fields).encode(), fields)

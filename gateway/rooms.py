@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,8 +39,14 @@ class Member(Protocol):
     gone: bool
     """True when its connection has ended: it is not added any more."""
 
-    def send(self, event: Event) -> None:
-        """Take one event. Must not block, and must not raise."""
+    def send(self, event: Event) -> bool:
+        """Take one event; return False when it should be sent no more until it has read what waits for it.
+
+        Must not block, and must not raise.
+        """
+
+    async def drained(self) -> bool:
+        """Wait until it has read what waits; return False when it never will."""
 
     def lose(self, reason: str) -> None:
         """Nothing more will come: the member has to come back with its cursor."""
@@ -57,7 +63,7 @@ class _Place:
     only_own: bool = False
     """True when it left the thread, but waits for the end of what it started."""
     paused: bool = False
-    """True while it is being brought up to the present again: live events would overtake what it asked for."""
+    """True while it is being brought up to the present: live events would overtake what it is to read first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class Room:
         self._heard_up_to = 0
         self._recent: deque[Event] = deque(maxlen=_RECENT)
         self._filling: asyncio.Task[None] | None = None
+        self._catching_up: set[asyncio.Task[None]] = set()
 
     @property
     def position(self) -> tuple[str, int] | None:
@@ -136,8 +143,10 @@ class Room:
         self._recent.append(event)
         self._note(event)
         for member, place in list(self._members.items()):
-            if offset > place.after and not place.paused and (not place.only_own or event.request_id in place.own):
-                member.send(event)
+            if offset <= place.after or place.paused or (place.only_own and event.request_id not in place.own):
+                continue
+            if not member.send(event):
+                self._pause(member, place, offset)
         if event.name in TERMINAL:
             self._let_go(event.request_id)
 
@@ -153,6 +162,23 @@ class Room:
             place.own.discard(request_id)
             if place.only_own and not place.own:
                 self.remove(member)
+
+    def _pause(self, member: Member, place: _Place, offset: int) -> None:
+        """Buffer nothing for a member that does not read: it is sent merged deltas from the log when it does."""
+        place.paused, place.after = True, offset
+        self._metrics.slow_clients.inc()
+        task = asyncio.create_task(self._catch_up(member, place), name=f"catch-up-{self.ref}")
+        self._catching_up.add(task)
+        task.add_done_callback(self._catching_up.discard)
+
+    async def _catch_up(self, member: Member, place: _Place) -> None:
+        reached = None
+        if await member.drained() and self._epoch is not None:
+            with suppress(ThreadlineError):
+                reached = await self._replay(member, "", (self._epoch, place.after))
+        if reached is None and self._members.get(member) is place:
+            self.remove(member)
+            member.lose("reads too slowly")
 
     # --- holes -----------------------------------------------------------------------------------------
 
@@ -240,12 +266,13 @@ class Room:
             if not page.reached:
                 return None
             for event in merge(page.events):
-                member.send(event)
+                at = event.offset
+                if not member.send(event) and not await member.drained():
+                    return None
             self._metrics.replayed.inc(len(page.events))
-            at = page.events[-1].offset if page.events else at
             if at < page.top:
                 continue
-            # from here to the return nothing is awaited: the room cannot move
+            # from here on nothing is awaited: the room cannot move
             self._meet(epoch, at, page.events, page.running)
             if self._admit(member, at):
                 return max(at, self._offset)
@@ -269,7 +296,7 @@ class Room:
                 return False
             for event in self._recent:
                 if event.offset > at:
-                    member.send(event)
+                    member.send(event)  # few: if that is too much for it, the next live event says so
         if member.gone:
             return True
         place = self._members.get(member)

@@ -15,8 +15,10 @@ from gateway.payloads import ThreadSubscribe
 from gateway.rooms import Room
 from gateway.verbs import Ack, Verbs
 
-_UNREAD = 4096
-"""Events that may wait for a reader that does not read; then its stream ends, and it comes back with its cursor."""
+_UNREAD = 64
+"""Events that may wait for a reader; the rest stays in the log until it has read them."""
+_PATIENCE = 30.0
+"""Seconds that a reader may read nothing; then its stream ends, and it comes back with its cursor."""
 
 
 def cursor(text: str) -> tuple[str, int]:
@@ -43,13 +45,20 @@ class Stream:
         self._asked = asked
         self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
 
-    def send(self, event: Event) -> None:
+    def send(self, event: Event) -> bool:
         """Queue an event."""
         self._metrics.sent.inc()
         self._waiting.put_nowait(event)
-        if self._waiting.qsize() > _UNREAD:
-            self._metrics.slow_clients.inc()
-            self.lose("reads too slowly")
+        return self._waiting.qsize() < _UNREAD
+
+    async def drained(self) -> bool:
+        """Wait until the reader has taken what waits; False when it has not for long, or is gone."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._waiting.join()
+        except TimeoutError:
+            return False
+        return not self.gone
 
     def lose(self, reason: str) -> None:
         """End the stream: an EventSource comes back by itself, with its last id."""
@@ -81,6 +90,7 @@ class Stream:
                 )
             while (event := await self._waiting.get()) is not None:
                 yield ServerSentEvent(event=event.name, id=f"{epoch}:{event.offset}", data=event.text, sep="\n")
+                self._waiting.task_done()
         finally:
             self._metrics.streams.dec()
             self._leave()

@@ -13,11 +13,11 @@ from backplane.events import Event, body, decode_live, dumps, merge
 
 def delta(offset: int, text: str, *, name: str = "text_delta", request: str = "r", turn_round: int = 1) -> Event:
     fields = {"event": name, "request_id": request, "offset": offset, "seq": offset, "delta": text, "round": turn_round}
-    return Event(offset, name, json.dumps(fields))
+    return Event(offset, name, json.dumps(fields).encode())
 
 
 def other(offset: int, name: str = "tool_call") -> Event:
-    return Event(offset, name, json.dumps({"event": name, "request_id": "r", "offset": offset, "seq": offset}))
+    return Event(offset, name, json.dumps({"event": name, "request_id": "r", "offset": offset, "seq": offset}).encode())
 
 
 def test_neighbouring_deltas_become_one_that_says_which_offsets_it_covers() -> None:

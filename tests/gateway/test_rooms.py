@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +28,17 @@ class Watcher:
         self.gone = False
         self.events: list[Event] = []
         self.lost: list[str] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.dead = False
 
-    def send(self, event: Event) -> None:
+    def send(self, event: Event) -> bool:
         self.events.append(event)
+        return self.reads.is_set()
+
+    async def drained(self) -> bool:
+        await self.reads.wait()
+        return not self.dead
 
     def lose(self, reason: str) -> None:
         self.lost.append(reason)
@@ -320,6 +329,36 @@ async def test_a_member_that_is_gone_before_it_has_joined_is_not_kept(thread: Th
     member.gone = True
     await thread.join(member, (thread.claim.epoch, 0))
     await wait_until(lambda: len(thread.rooms) == 0, "nothing stays open")
+
+
+async def test_a_member_that_does_not_read_is_sent_merged_deltas_later_and_holds_up_nobody(thread: Thread) -> None:
+    """Nothing is buffered for it: 200 events wait in the log, and reach it as a few frames."""
+    slow, quick = Watcher(), Watcher()
+    await thread.join(slow, (thread.claim.epoch, 2))
+    await thread.join(quick, (thread.claim.epoch, 2))
+    slow.reads.clear()
+    for number in range(200):
+        await thread.say(f"{number} ")
+    await wait_until(lambda: quick.offsets == list(range(3, 203)), "the quick one has everything")
+    assert len(slow.events) == 1
+    slow.reads.set()
+    await wait_until(lambda: slow.offsets == list(range(3, 203)), "the slow one catches up")
+    assert len(slow.events) <= 4
+    await thread.say("live again")
+    await wait_until(lambda: slow.offsets[-1] == 203, "and is served live again")
+    assert slow.offsets == quick.offsets
+
+
+async def test_a_member_that_never_reads_is_cut(thread: Thread) -> None:
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 2))
+    member.reads.clear()
+    await thread.say("a")
+    await wait_until(lambda: len(member.events) == 1, "sent")
+    member.dead = True
+    member.reads.set()
+    await wait_until(lambda: member.lost == ["reads too slowly"], "cut")
+    await wait_until(lambda: len(thread.rooms) == 0, "and out")
 
 
 async def test_one_member_that_is_slow_to_join_does_not_hold_up_another(
