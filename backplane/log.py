@@ -39,9 +39,7 @@ def no_such_thread() -> NotFound:
 
 def decode_entries(entries: Sequence[Any]) -> list[Event]:
     """Return the events of raw stream entries."""
-    return [
-        Event(int(entry_id.split(b"-", 1)[0]), fields[1].decode(), fields[3]) for entry_id, fields in entries
-    ]
+    return [Event(int(entry_id.split(b"-", 1)[0]), fields[1].decode(), fields[3]) for entry_id, fields in entries]
 
 
 class Log:

@@ -1,4 +1,4 @@
---! include thread
+--! include thread session
 -- Everything a client needs that comes without a usable cursor, as of one offset.
 -- ARGV 1 subject  2 most messages
 -- Returns {code, epoch, top, messages (newest first), running request or '', its state, attempt, text,
@@ -7,7 +7,7 @@ if not may_see(arg(1)) then
   return {'not_found', '', 0, {}, '', '', 0, '', {}}
 end
 local head = redis.call('HMGET', THREAD, 'epoch', 'top', 'running')
-local messages = redis.call('XREVRANGE', SESSION, '+', '-', 'COUNT', arg(2))
+local messages = recall('0', arg(2))
 local request = head[3] or ''
 if request == '' then
   return {'ok', head[1], tonumber(head[2]), messages, '', '', 0, '', {}}
