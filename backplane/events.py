@@ -98,29 +98,32 @@ def decode_live(message: bytes) -> tuple[str, list[Event]]:
     return epoch.decode(), events
 
 
-def _mergeable(event: Event) -> tuple[Any, ...] | None:
+def merge(events: Iterable[Event], limit: int = 65_536) -> Iterator[Event]:
+    """Yield the same events with neighbouring deltas of one kind joined, so that a resume is a few frames.
+
+    A joined delta carries `offset` (its last) and `first_offset`; its text ends near `limit` characters.
+    """
+    run: list[Event] = []
+    kind: tuple[Any, ...] | None = None
+    size = 0
+    for event in events:
+        of = _kind(event)
+        if run and (of is None or of != kind or size >= limit):
+            yield _joined(run)
+            run, size = [], 0
+        run.append(event)
+        kind = of
+        size += len(event.fields["delta"]) if of is not None else 0
+    if run:
+        yield _joined(run)
+
+
+def _kind(event: Event) -> tuple[Any, ...] | None:
+    """Return what two deltas must have in common to be joined; None for what is no delta."""
     if event.name not in DELTAS:
         return None
     fields = event.fields
     return (event.name, fields["request_id"], fields.get("round"), fields.get("tool_call_id"))
-
-
-def merge(events: Iterable[Event], limit: int = 65_536) -> Iterator[Event]:
-    """Yield the same events with neighbouring deltas of one kind joined, so that a resume is a few frames.
-
-    A joined delta carries `offset` (its last) and `first_offset`; its JSON ends near `limit` bytes.
-    """
-    run: list[Event] = []
-    size = 0
-    for event in events:
-        same = run and _mergeable(event) is not None and _mergeable(event) == _mergeable(run[0])
-        if run and not (same and size < limit):
-            yield _joined(run)
-            run, size = [], 0
-        run.append(event)
-        size += len(event.raw)
-    if run:
-        yield _joined(run)
 
 
 def _joined(run: list[Event]) -> Event:

@@ -95,6 +95,7 @@ class Room:
         self._heard_up_to = 0
         self._recent: deque[Event] = deque(maxlen=_RECENT)
         self._filling: asyncio.Task[None] | None = None
+        self._readings: dict[tuple[str, str, int], asyncio.Task[tuple[Page, list[Event]]]] = {}
         self._catching_up: set[asyncio.Task[None]] = set()
 
     @property
@@ -270,10 +271,10 @@ class Room:
         """Send everything after the cursor and admit the member; None when the log does not hold it."""
         epoch, at = cursor
         while True:
-            page = await self._backplane.log.read(self.ref, subject=subject, epoch=epoch, after=at)
+            page, merged = await self._read_together(subject, epoch, at)
             if not page.reached:
                 return None
-            for event in merge(page.events):
+            for event in merged:
                 at = event.offset
                 if not member.send(event) and not await member.drained():
                     return None
@@ -284,6 +285,22 @@ class Room:
             self._meet(epoch, at, page.events, page.running)
             if self._admit(member, at):
                 return max(at, self._offset)
+
+    async def _read_together(self, subject: str, epoch: str, after: int) -> tuple[Page, list[Event]]:
+        """Return a page of the log, raw and merged; those who ask for the same one at once share one reading.
+
+        When a node dies, hundreds come back with the same cursor, and each event is encoded once for all of them.
+        """
+        key = (subject, epoch, after)
+        reading = self._readings.get(key)
+        if reading is None:
+            reading = self._readings[key] = asyncio.create_task(self._read_merged(*key), name=f"read-{self.ref}")
+            reading.add_done_callback(lambda _: self._readings.pop(key))
+        return await asyncio.shield(reading)
+
+    async def _read_merged(self, subject: str, epoch: str, after: int) -> tuple[Page, list[Event]]:
+        page = await self._backplane.log.read(self.ref, subject=subject, epoch=epoch, after=after)
+        return page, list(merge(page.events))
 
     def _meet(self, epoch: str, at: int, events: list[Event], running: str) -> None:
         """Take what a reader found: a place to stand for a new room, or news that came before the live message."""

@@ -1,13 +1,15 @@
 """The outbox of one turn: gathers its events into batches, in order, and never without bound.
 
-The first delta goes at once, so that the first word comes early; later deltas are gathered for a few tens of
-milliseconds and joined. Anything that is not a delta goes at once, with what waits before it.
+A delta goes at once when nothing was sent for a while, so that the first word, and each word of a slow talker, comes
+early; what follows closely is gathered for a few tens of milliseconds and joined. Anything that is not a delta goes at
+once, with what waits before it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from backplane.events import DELTAS, TEXT_DELTA, body
@@ -22,7 +24,7 @@ class Outbox:
 
     Args:
         send: appends one batch; called for one batch at a time.
-        coalesce: seconds that deltas are gathered for.
+        coalesce: seconds between two batches of deltas.
     """
 
     def __init__(self, send: Callable[[Batch], Awaitable[None]], coalesce: float) -> None:
@@ -31,14 +33,13 @@ class Outbox:
         self._events: list[tuple[str, dict[str, Any]]] = []
         self._size = 0
         self._batches = 0
-        self._talking = False
         self._sending: asyncio.Task[None] | None = None
         self._urgent = asyncio.Event()
         self._some = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self.last_sent = asyncio.get_running_loop().time()
-        """When the last batch was appended, on the loop's clock (seconds)."""
+        self.last_sent = asyncio.get_running_loop().time() - coalesce
+        """When the last batch was sent, on the loop's clock (seconds)."""
 
     async def put(self, name: str, fields: dict[str, Any]) -> None:
         """Add an event; wait while too much is unsent."""
@@ -49,15 +50,16 @@ class Outbox:
         if self._size >= _BOUND:
             self._room.clear()
         self._some.set()
-        if name not in DELTAS or not self._talking:
+        if name not in DELTAS:
             self._urgent.set()
-        self._talking = self._talking or name in DELTAS
 
     def _joined(self, name: str, fields: dict[str, Any]) -> bool:
         if name not in DELTAS or not self._events:
             return False
         last_name, last = self._events[-1]
-        if last_name != name or any(last[key] != fields[key] for key in fields if key != "delta"):
+        if last_name != name or last["round"] != fields["round"]:
+            return False
+        if last.get("tool_call_id") != fields.get("tool_call_id"):
             return False
         last["delta"] += fields["delta"]
         return True
@@ -77,14 +79,15 @@ class Outbox:
 
     async def run(self) -> None:
         """Send batches until cancelled; end it by `stop`, which waits for the batch that is on its way."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._some.wait()
-            if not self._urgent.is_set() and self._coalesce > 0:
-                try:
-                    async with asyncio.timeout(self._coalesce):
+            # counted from the last batch, not from this delta: after a silence nothing is waited for
+            wait = self.last_sent + self._coalesce - loop.time()
+            if wait > 0 and not self._urgent.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
                         await self._urgent.wait()
-                except TimeoutError:
-                    pass
             self._sending = asyncio.create_task(self._send_now(), name="outbox-send")
             await asyncio.shield(self._sending)
 
@@ -96,5 +99,5 @@ class Outbox:
             await self._sending
 
     async def _send_now(self) -> None:
-        await self._send(self.take())
         self.last_sent = asyncio.get_running_loop().time()
+        await self._send(self.take())

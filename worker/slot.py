@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any, Literal
 
 import structlog
@@ -230,19 +229,20 @@ class Slot:
             return
         if isinstance(event, str):
             event = Text(event)
-        if isinstance(event, Text | Thinking | ToolArgs):
-            if not event.delta:
-                return
-            event = replace(event, delta=storable(event.delta))
-        if isinstance(event, Text):
-            self._text.append(event.delta)
-            self._text_bytes += len(event.delta.encode())
-            if self._first_text is None:
-                self._first_text = asyncio.get_running_loop().time()
-            if self._text_bytes > self._settings.max_answer_bytes:
-                raise AgentError("The answer grew too long and was stopped.", error_type="answer_too_large")
+        if isinstance(event, Text | Thinking | ToolArgs) and not event.delta:
+            return
         name, fields = _as_event(event, self._settings.max_tool_output_bytes)
+        if name == TEXT_DELTA:
+            self._note_text(fields["delta"])
         await self._outbox.put(name, fields)
+
+    def _note_text(self, delta: str) -> None:
+        self._text.append(delta)
+        self._text_bytes += len(delta.encode())
+        if self._first_text is None:
+            self._first_text = asyncio.get_running_loop().time()
+        if self._text_bytes > self._settings.max_answer_bytes:
+            raise AgentError("The answer grew too long and was stopped.", error_type="answer_too_large")
 
 
 def _message(stored: StoredMessage) -> Message:
@@ -258,13 +258,18 @@ def _message(stored: StoredMessage) -> Message:
 def _as_event(event: AgentEvent, most_output: int) -> tuple[str, dict[str, Any]]:
     match event:
         case Text(delta, turn_round):
-            return TEXT_DELTA, {"delta": delta, "round": turn_round}
+            return TEXT_DELTA, {"delta": storable(delta), "round": turn_round}
         case Thinking(delta, turn_round):
-            return "thinking_delta", {"delta": delta, "round": turn_round}
+            return "thinking_delta", {"delta": storable(delta), "round": turn_round}
         case Iteration(turn_round):
             return "iteration_start", {"round": turn_round}
         case ToolArgs(delta, call_id, tool, turn_round):
-            return "tool_args_delta", {"delta": delta, "tool_call_id": call_id, "tool_name": tool, "round": turn_round}
+            return "tool_args_delta", {
+                "delta": storable(delta),
+                "tool_call_id": call_id,
+                "tool_name": tool,
+                "round": turn_round,
+            }
         case ToolCall(tool, args, call_id, turn_round):
             return "tool_call", {"tool_name": tool, "args": args, "tool_call_id": call_id, "round": turn_round}
         case ToolResult(tool, output, call_id, success, turn_round):
@@ -280,7 +285,7 @@ def _as_event(event: AgentEvent, most_output: int) -> tuple[str, dict[str, Any]]
 
 def storable(text: str) -> str:
     """Return text without lone surrogates, which no UTF-8 reader takes (a model may split a pair)."""
-    return text.encode("utf-8", errors="replace").decode()
+    return text if text.isascii() else text.encode("utf-8", errors="replace").decode()
 
 
 def cut(text: str, most: int) -> str:
