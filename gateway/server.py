@@ -14,7 +14,6 @@ import structlog
 import uvicorn
 from socketio import ASGIApp  # type: ignore[import-untyped]  # the library has no types
 from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from backplane.connection import Backplane, opened_when_reachable
 from backplane.publisher import Publisher
@@ -51,7 +50,8 @@ class Gateway:
         self._server = GuardedServer(settings, client_manager=self._manager)
         self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics)
         http = Http(settings, authenticator, verbs, self.node, self.metrics)
-        self.app = OriginGuard(Starlette(routes=[*http.routes(), Mount("/", ASGIApp(self._server))]), settings)
+        # sockets come first: a connection that lasts for hours need not pass all of Starlette's layers
+        self.app = OriginGuard(ASGIApp(self._server, Starlette(routes=http.routes())), settings)
         self.metrics.sockets.set_function(lambda: len(self.sockets))
         self.metrics.rooms.set_function(lambda: len(self.rooms))
         self.metrics.deaf.set_function(lambda: float(backplane.live.deaf))
