@@ -51,7 +51,8 @@ class Gateway:
         self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics)
         http = Http(settings, authenticator, verbs, self.node, self.metrics)
         # sockets come first: a connection that lasts for hours need not pass all of Starlette's layers
-        self.app = OriginGuard(ASGIApp(self._server, Starlette(routes=http.routes())), settings)
+        self.routes = http.routes()
+        self.app = OriginGuard(ASGIApp(self._server, Starlette(routes=self.routes)), settings)
         self.metrics.sockets.set_function(lambda: len(self.sockets))
         self.metrics.rooms.set_function(lambda: len(self.rooms))
         self.metrics.deaf.set_function(lambda: float(backplane.live.deaf))
