@@ -137,7 +137,7 @@ class Backplane:
                 keys.thread,
                 keys.log,
                 keys.session,
-                keys.lane,
+                keys.lanes,
                 keys.turns,
                 keys.texts,
                 partition.due,

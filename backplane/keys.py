@@ -36,8 +36,8 @@ class ThreadKeys:
     """stream, entry id `offset-0`: n = event name, d = its JSON. TTL `replay_window`."""
     session: str
     """stream, entry id `message-0`: m = the message's JSON. TTL `thread_ttl`."""
-    lane: str
-    """list: request ids of follow-ups that wait. TTL `thread_ttl`."""
+    lanes: str
+    """prefix; + followup, steer, collect or parallel. list of request ids (lua/lib/lane.lua). TTL `thread_ttl`."""
     turns: str
     """prefix of the turns; + request id. hash, TTL `turn_ttl` after the end."""
     texts: str
@@ -101,7 +101,7 @@ class Keys:
             thread=f"{slot}:thread:{ref}",
             log=f"{slot}:log:{ref}",
             session=f"{slot}:session:{ref}",
-            lane=f"{slot}:followups:{ref}",
+            lanes=f"{slot}:lane:{ref}/",
             turns=f"{slot}:turn:{ref}/",
             texts=f"{slot}:text:{ref}/",
             idempotency=f"{slot}:idempotency:{ref}/",

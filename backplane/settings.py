@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     max_answer_bytes: _Positive = 4 * 1024 * 1024
     """An answer that grows over this ends the turn with `answer_too_large`."""
     max_followups: _Positive = 100
-    """Messages that may wait behind a running turn of one thread."""
+    """Messages that may wait in one lane of a thread: follow-ups, steers, collected context."""
+    max_parallel: _Positive = 4
+    """Turns of one thread that may run beside its primary turn (`queue_mode` parallel)."""
     calls_per_second: float = Field(default=20.0, gt=0)
     """Calls a second that one socket may make for long; bursts of `calls_burst` pass."""
     calls_burst: _Positive = 60

@@ -22,7 +22,7 @@ from backplane.scripts import Call
 if TYPE_CHECKING:
     from backplane.connection import Backplane
 
-QueueMode = Literal["interrupt", "reject", "followup"]
+QueueMode = Literal["interrupt", "reject", "followup", "steer", "collect", "parallel"]
 Verdict = Literal["ok", "cancelled", "fenced"]
 
 _PREVIEW = 120
@@ -73,6 +73,8 @@ class Started:
     client_id: str
     position: int
     """1 for the next in the lane; 0 when accepted."""
+    lane: str
+    """followup, steer, collect or parallel; empty for a turn that took its thread at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +86,26 @@ class Cancelled:
     state: str
     """What the turn was when the cancel came: queued, ready, running; done, failed, cancelled; idle, unknown."""
     dropped: tuple[str, ...] = ()
-    """Waiting messages that were taken out of the lane."""
+    """Waiting messages that were taken out of the lanes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A message in a lane."""
+    """A message in a lane; in the lane `parallel`, a turn that runs beside the primary one."""
 
+    lane: str
     item_id: str
+    state: str
     preview: str
     created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """A message that goes into the running turn."""
+
+    item_id: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,8 @@ class Claim:
     """Of the turn's own message in the session: smaller ids are its history."""
     began: int
     """When its message entered the session, Unix milliseconds."""
+    lane: str
+    """`parallel` for a turn beside the session: it reads the session as it was, and leaves nothing in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +190,13 @@ class Turns:
     # --- from gateways ---------------------------------------------------------------------------------
 
     async def start(self, ref: ThreadRef, start: Start) -> Started:
-        """Start a turn, or queue its message behind the running one.
+        """Start a turn, or put its message in a lane, as `queue_mode` says.
 
         Raises:
             NotFound: when the thread is another's.
             IdempotencyConflict: when the key came before with another message.
             TurnRunning: with `queue_mode` reject.
-            QueueFull: when `max_followups` messages wait already.
+            QueueFull: when `max_followups` messages wait in the lane already, or `max_parallel` turns run in theirs.
             Unavailable: when Redis did not answer; the same Start may be sent again.
         """
         digest, fingerprint = "", ""
@@ -203,14 +217,18 @@ class Turns:
                 request_id=answer[1].decode(),
             )
         if code == "queue_full":
-            raise QueueFull(
-                f"{self._settings.max_followups} messages wait in this thread already; wait, or remove one",
-                retry_after_ms=1000,
-            )
-        state, request_id, epoch, offset, client_id, position = (part.decode() for part in answer)
+            raise self._lane_full(answer[1].decode())
+        state, request_id, epoch, offset, client_id, position, lane = (part.decode() for part in answer)
         if state == "accepted":
             await self.ring(ref, request_id)
-        return Started(state, request_id, epoch, int(offset), client_id, int(position))
+        return Started(state, request_id, epoch, int(offset), client_id, int(position), "" if lane == "-" else lane)
+
+    def _lane_full(self, lane: str) -> QueueFull:
+        if lane == "parallel":
+            text = f"{self._settings.max_parallel} parallel turns run in this thread already; wait for the end of one"
+        else:
+            text = f"{self._settings.max_followups} messages wait in this lane already; wait, or remove one"
+        return QueueFull(text, lane=lane, retry_after_ms=1000)
 
     def _start_call(self, ref: ThreadRef, start: Start, digest: str, fingerprint: str) -> Call:
         extra: dict[str, Any] = {}
@@ -237,11 +255,12 @@ class Turns:
             settings.max_followups,
             start.client_id,
             dumps(start.message[:_PREVIEW]),
+            settings.max_parallel,
             extra_keys=[self._keys(ref).idempotency + digest],
         )
 
     async def cancel(self, ref: ThreadRef, subject: str, request_id: str | None = None) -> Cancelled:
-        """Stop a turn: this one, or (None) the running one together with everything that waits.
+        """Stop a turn: this one, or (None) the primary one together with everything that waits.
 
         Raises:
             NotFound: when there is no such thread, or it is another's.
@@ -262,7 +281,7 @@ class Turns:
         )
 
     async def lanes(self, ref: ThreadRef, subject: str) -> tuple[str | None, str, list[Waiting]]:
-        """Return `(running request or None, its state or "idle", waiting messages in order)`.
+        """Return `(primary turn or None, its state or "idle", what is in the lanes, each in order)`.
 
         Raises:
             NotFound: when there is no such thread, or it is another's.
@@ -272,12 +291,19 @@ class Turns:
         if code == b"not_found":
             raise no_such_thread()
         waiting = [
-            Waiting(items[n].decode(), json.loads(items[n + 1]), int(items[n + 2])) for n in range(0, len(items), 3)
+            Waiting(
+                items[n].decode(),
+                items[n + 1].decode(),
+                items[n + 2].decode(),
+                json.loads(items[n + 3]),
+                int(items[n + 4]),
+            )
+            for n in range(0, len(items), 5)
         ]
         return running.decode() or None, state.decode(), waiting
 
     async def unqueue(self, ref: ThreadRef, subject: str, request_id: str | None = None) -> list[str]:
-        """Take a waiting message out of the lane, or (None) all of them. Returns the ids that were removed.
+        """Take a waiting message out of its lane, or (None) all of them. Returns the ids that were removed.
 
         Raises:
             NotFound: when there is no such thread, or it is another's.
@@ -302,7 +328,7 @@ class Turns:
         )
         if answer[0] != b"claimed":
             return None
-        _, fence, version, epoch, message, given, subject, deadline, message_id, began = answer
+        _, fence, version, epoch, message, given, subject, deadline, message_id, began, lane = answer
         return Claim(
             ref=ref,
             request_id=request_id,
@@ -315,6 +341,7 @@ class Turns:
             deadline=int(deadline),
             message_id=int(message_id),
             began=int(began),
+            lane=lane.decode(),
         )
 
     def append_call(self, claim: Claim, batch: Batch) -> Call:
@@ -328,6 +355,18 @@ class Turns:
             Unavailable: when Redis did not answer; the same batch may be sent again.
         """
         return verdict(await self._backplane.run(self.append_call(claim, batch)))
+
+    async def steers(self, claim: Claim, taken: int) -> tuple[Verdict, list[Steer]]:
+        """Take what steers a turn, but for the first `taken` items, which this attempt has already.
+
+        Raises:
+            Unavailable: when Redis did not answer; the same call may be sent again.
+        """
+        answer, *items = await self._backplane.run(
+            self._call("steers", claim.ref, claim.request_id, claim.fence, taken)
+        )
+        found = [Steer(items[n].decode(), json.loads(items[n + 1])) for n in range(0, len(items), 2)]
+        return answer.decode(), found
 
     async def heartbeat(self, claims: Sequence[Claim]) -> list[Verdict | None]:
         """Renew leases, all in one round trip; None where the renewal failed.

@@ -32,7 +32,7 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32
 MAX_TOKEN = 16 * 1024
 
-QueueMode = Literal["interrupt", "reject", "followup"]
+QueueMode = Literal["interrupt", "reject", "followup", "steer", "collect", "parallel"]
 
 
 def _printable(text: str) -> str:
@@ -118,7 +118,7 @@ class ChatStart(ThreadPayload):
     locale: _OptionalName = None
     queue_mode: Annotated[
         QueueMode | None,
-        Field(description="one of interrupt, reject, followup"),
+        Field(description="one of interrupt, reject, followup, steer, collect, parallel"),
     ] = None
     metadata: Annotated[
         Annotated[dict[str, Any], AfterValidator(_small)] | None,

@@ -23,6 +23,7 @@ from gateway.payloads import (
 from gateway.rooms import Member, Rooms
 
 Ack = dict[str, Any]
+_LANES = ("followup", "steer", "collect", "parallel")
 
 
 class Verbs:
@@ -68,8 +69,10 @@ class Verbs:
             "epoch": started.epoch,
             "offset": started.offset,
         }
+        if started.lane:
+            ack["lane"] = started.lane
         if started.state == "queued":
-            ack |= {"lane": "followup", "position": started.position}
+            ack["position"] = started.position
         return ack
 
     async def cancel(self, identity: Identity, asked: ChatCancel) -> Ack:
@@ -132,20 +135,24 @@ class Verbs:
         """Return what runs, and what waits in which lane."""
         ref = self._ref(identity, asked)
         running, state, waiting = await self._backplane.turns.lanes(ref, identity.subject)
-        items = [
-            {"item_id": item.item_id, "position": position, "preview": item.preview, "created": item.created}
-            for position, item in enumerate(waiting, start=1)
-        ]
+        lanes: dict[str, list[dict[str, Any]]] = {lane: [] for lane in _LANES}
+        for item in waiting:
+            shown = {"item_id": item.item_id, "preview": item.preview, "created": item.created}
+            if item.lane == "parallel":
+                shown["state"] = item.state
+            else:
+                shown["position"] = len(lanes[item.lane]) + 1
+            lanes[item.lane].append(shown)
         return {
             "ok": True,
             "thread_id": ref.thread_id,
             "running": running,
             "state": state,
-            "lanes": {"followup": items},
+            "lanes": lanes,
         }
 
     async def queue_clear(self, identity: Identity, asked: QueueClear) -> Ack:
-        """Take everything out of the lanes."""
+        """Take everything that waits out of the lanes."""
         ref = self._ref(identity, asked)
         removed = await self._backplane.turns.unqueue(ref, identity.subject)
         return {"ok": True, "thread_id": ref.thread_id, "removed": removed}

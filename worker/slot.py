@@ -20,6 +20,7 @@ from backplane.sessions import Message as StoredMessage
 from backplane.sessions import SessionCache
 from backplane.turns import Batch, Claim, Ending, Finished, Verdict
 from worker.appender import Appender
+from worker.link import SlotLink
 from worker.outbox import Outbox
 from worker.turn import (
     Agent,
@@ -185,6 +186,8 @@ class Slot:
     def _remember(self, finished: Finished, ending: Ending) -> None:
         """Keep the local copy in step with what the script stored, or drop it."""
         claim, answer = self.claim, ending.answer
+        if claim.lane == "parallel":
+            return  # it left the session as it was
         if finished.state != "done" or not answer or finished.session_version != claim.session_version + 1:
             self._cache.invalidate(claim.ref)
             return
@@ -219,6 +222,7 @@ class Slot:
             temperature=given["temperature"],
             locale=given["locale"],
             metadata=given["metadata"],
+            link=SlotLink(self._backplane, claim, self.told),
         )
         async with aclosing(self._agent(turn)) as said:  # type: ignore[type-var]  # async generators have aclose
             async for event in said:
@@ -252,6 +256,8 @@ def _message(stored: StoredMessage) -> Message:
         request_id=stored["request_id"],
         ts=stored["ts"],
         interrupted=stored.get("interrupted", False),
+        steer=stored.get("steer", False),
+        context=stored.get("context", False),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,10 @@ class Message:
     """Unix time in milliseconds, from Redis' clock."""
     interrupted: bool = False
     """True when the answer stopped in the middle (cancelled, superseded, failed)."""
+    steer: bool = False
+    """True when it came while a turn ran, and that turn took it."""
+    context: bool = False
+    """True when it was sent as context (`queue_mode` collect): something to know, not something to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,21 @@ class AgentError(Exception):
         self.retry_after_ms = retry_after_ms
 
 
+class Link(Protocol):
+    """What joins a turn to the worker that runs it."""
+
+    async def steers(self) -> list[str]:
+        """Return the messages that came for the running turn since the last call."""
+
+
+class Unlinked:
+    """The link of a turn without a worker: what a test of an agent has in its hands."""
+
+    async def steers(self) -> list[str]:
+        """Return nothing: nobody steers."""
+        return []
+
+
 @dataclass(slots=True)
 class Turn:
     """One user message and the agent's answer to come.
@@ -146,6 +165,16 @@ class Turn:
     temperature: float | None = None
     locale: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    link: Link = field(default_factory=Unlinked, repr=False)
+
+    async def steers(self) -> list[str]:
+        """Return what the person has added since the last call (`queue_mode` steer), oldest first.
+
+        Call it where the agent can turn: between two rounds, after a tool. One round trip of Redis; a cancelled
+        turn does not come back from it. What is never taken becomes the next turn; what was taken by an attempt
+        whose worker was lost is returned to the next attempt again.
+        """
+        return await self.link.steers()
 
 
 Agent = Callable[[Turn], AsyncIterator[str | AgentEvent]]

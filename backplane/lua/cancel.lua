@@ -1,6 +1,6 @@
---! include thread emit session turn
+--! include thread emit session lane turn
 -- Stop a turn, from any node. The flag is durable; the push to the worker is for speed.
--- ARGV 1 subject  2 request, '' for whatever runs (the lane is emptied too)  3 cancel_grace ms
+-- ARGV 1 subject  2 request, '' for the primary turn (the lanes are emptied too)  3 cancel_grace ms
 -- Returns {code, request, state it was in, follow-up that is ready now or '', dropped request ids …};
 -- code: 'cancelled', 'ended' (finished already), 'idle' (nothing runs), 'unknown' (no such request), 'not_found'.
 local asked = arg(2)

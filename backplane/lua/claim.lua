@@ -1,8 +1,9 @@
---! include thread emit session turn
+--! include thread emit session lane turn
 -- A worker takes a ready turn. The fence is the attempt: it rises with each claim.
 -- ARGV 1 request  2 worker  3 claim (a fresh id, so that a claim whose answer was lost can be asked again)
 --      4 lease ms
--- Returns {'gone'} or {'claimed', fence, session_version, epoch, message, input, subject, deadline, id of its message, began}.
+-- Returns {'gone'} or {'claimed', fence, session_version, epoch, message, input, subject, deadline, message id,
+--         began, lane}; session_version and message id are those of the turn's own message in the session.
 local request = arg(1)
 local turn = read_turn(request)
 if turn and turn.state == 'running' and redis.call('HGET', TURNS .. request, 'claim') == arg(3) then
@@ -33,6 +34,6 @@ else
     redis.call('HSET', key, 'first', last - 1)
   end
 end
-local head = redis.call('HMGET', THREAD, 'session_version', 'epoch', 'messages')
-local v = redis.call('HMGET', TURNS .. request, 'message', 'input', 'subject', 'deadline', 'began')
-return {'claimed', turn.attempt, head[1], head[2], v[1], v[2], v[3], v[4], head[3], v[5]}
+local v = redis.call('HMGET', TURNS .. request, 'session_version', 'message', 'input', 'subject', 'deadline',
+  'message_id', 'began', 'lane')
+return {'claimed', turn.attempt, v[1], redis.call('HGET', THREAD, 'epoch'), v[2], v[3], v[4], v[5], v[6], v[7], v[8]}

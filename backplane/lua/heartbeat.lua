@@ -1,4 +1,4 @@
---! include thread emit session turn
+--! include thread emit session lane turn
 -- The owner renews its lease, and with it everything that must outlive a long silent turn.
 -- ARGV 1 request  2 fence  3 lease ms  4 cancel_grace ms
 -- Returns 'ok', 'cancelled' or 'fenced'.

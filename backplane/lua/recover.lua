@@ -1,4 +1,4 @@
---! include thread emit session turn
+--! include thread emit session lane turn
 -- Somebody looks at a turn that is due: its doorbell may be lost, its worker dead, its deadline past.
 -- Whoever calls it, from any process, the outcome is the same.
 -- ARGV 1 request  2 cancel_grace ms
@@ -47,6 +47,6 @@ redis.call('HSET', TURNS .. request, 'lost', turn.lost)
 if turn.lost >= turn.max_attempts then
   return end_with('worker_lost', 'failed', WORKER_LOST)
 end
-make_ready(request, turn.deadline)
+make_ready(request, turn.lane, turn.deadline)
 redis.call(PUBLISH, CONTROL, request)
 return {'taken_over', request}

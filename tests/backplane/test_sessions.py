@@ -68,6 +68,7 @@ async def test_a_snapshot_shows_the_running_turn_so_far(backplane: Backplane) ->
     assert snapshot.turn is not None
     assert snapshot.turn.as_dict() == {
         "request_id": claim.request_id,
+        "lane": "",
         "state": "running",
         "attempt": 1,
         "text": "It is ",

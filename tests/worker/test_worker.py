@@ -313,6 +313,69 @@ async def test_a_lost_worker_is_replaced_and_clients_are_told_to_drop_the_partia
         assert not any("late" in e.text for e in await events(two))
 
 
+async def test_an_agent_hears_at_its_next_safe_point_what_the_person_adds(backplane: Backplane) -> None:
+    """And once: the second asking gives nothing, and the next turn finds it in the history."""
+    histories: list[list[tuple[str, bool]]] = []
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        histories.append([(m.content, m.steer) for m in turn.history])
+        yield "a"
+        await go_on.wait()
+        yield ",".join(await turn.steers())
+        yield ",".join(await turn.steers())
+
+    go_on = asyncio.Event()
+    async with working(backplane, agent):
+        await start(backplane, "one")
+        await wait_until(seen(backplane, "text_delta"), "it talks")
+        for text in ("left", "right"):
+            assert (await start(backplane, text, queue_mode="steer")).lane == "steer"
+        go_on.set()
+        assert (await ended(backplane)).fields["full_response"] == "aleft,right"
+        await start(backplane, "two")
+        await ended(backplane, 2)
+    assert histories == [[], [("one", False), ("left", True), ("right", True), ("aleft,right", False)]]
+
+
+async def test_a_parallel_turn_sees_the_fork_and_keeps_no_copy_of_the_session(backplane: Backplane) -> None:
+    histories: dict[str, list[str]] = {}
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        histories[turn.message] = [m.content for m in turn.history]
+        yield f"re {turn.message}"
+        if turn.message == "two":
+            await go_on.wait()
+
+    go_on = asyncio.Event()
+    async with working(backplane, agent):
+        await start(backplane, "one")
+        await ended(backplane)
+        await start(backplane, "two")
+        await wait_until(seen(backplane, "text_delta", 2), "the primary turn talks")
+        await start(backplane, "aside", queue_mode="parallel")
+        assert (await ended(backplane, 2)).fields["full_response"] == "re aside"
+        go_on.set()
+        await ended(backplane, 3)
+        await start(backplane, "three")
+        await ended(backplane, 4)
+    assert histories["aside"] == ["one", "re one", "two"]
+    assert histories["three"] == ["one", "re one", "two", "re two"]
+
+
+async def test_context_reaches_the_agent_marked_as_such(backplane: Backplane) -> None:
+    found: list[tuple[str, bool]] = []
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        found.extend((m.content, m.context) for m in turn.history)
+        yield "ok"
+
+    async with working(backplane, agent):
+        await start(backplane, "the light is green", queue_mode="collect")
+        await start(backplane, "may I go?")
+        await ended(backplane)
+    assert found == [("the light is green", True)]
+
+
 async def test_a_stopping_worker_finishes_what_it_can(open_backplane: Any) -> None:
     async def agent(turn: Turn) -> AsyncIterator[str]:
         yield "a"
