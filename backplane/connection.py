@@ -42,19 +42,22 @@ _WAIT_FOR_REDIS = 1.0
 _log = structlog.get_logger("backplane.connection")
 
 
-def open_redis(settings: Settings, *, timeout: float | None = None, retries: int = _RETRIES) -> Redis:
-    """Return a client for one purpose. `timeout` is the longest that one reply may take, in seconds."""
+def open_redis(settings: Settings, *, retries: int = _RETRIES) -> Redis:
+    """Return a client for one purpose. Its calls have no time-out of their own: `answered` gives them one.
+
+    With a `socket_timeout`, redis-py sends through `asyncio.wait_for`, and under Python 3.11 a cancellation that
+    comes at that moment is lost (python/cpython#86296): a process that stops would wait for ever.
+    """
     retry = Retry(ExponentialBackoff(cap=_BACKOFF_CAP, base=_BACKOFF_BASE), retries)
     client: Redis = Redis.from_url(
         settings.redis_url,
         protocol=2,
         decode_responses=False,
-        socket_timeout=settings.redis_timeout if timeout is None else timeout,
+        socket_timeout=None,
         socket_connect_timeout=_CONNECT_TIMEOUT,
         socket_keepalive=True,
         retry=retry,
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
-        health_check_interval=15,
     )
     return client
 
@@ -87,6 +90,18 @@ def redis_errors() -> Iterator[None]:
         raise Unavailable("Redis did not answer; send the same call again in a moment") from error
 
 
+@asynccontextmanager
+async def answered(seconds: float) -> AsyncIterator[None]:
+    """Bound the calls of Redis in this block, and turn their errors into ours.
+
+    Raises:
+        Unavailable, Internal: as `redis_errors`; Unavailable too when it takes longer than `seconds`.
+    """
+    with redis_errors():
+        async with asyncio.timeout(seconds):
+            yield
+
+
 class Backplane:
     """What one process shares with all others, by way of Redis."""
 
@@ -96,7 +111,7 @@ class Backplane:
         self.keys = Keys(settings.key_prefix, settings.partitions)
         self._slots = lru_cache(maxsize=8192)(self._slots_of)
         self.live = LiveChannels(settings, self.keys.canary(settings.node_id), self._publish)
-        self.doorbell = Doorbell(self.keys.doorbell, redis, blocking)
+        self.doorbell = Doorbell(self.keys.doorbell, redis, blocking, settings.redis_timeout)
         self.log = Log(self)
         self.sessions = Sessions(self)
         self.turns = Turns(self)
@@ -113,12 +128,12 @@ class Backplane:
         async with AsyncExitStack() as stack:
             redis = open_redis(settings)
             stack.push_async_callback(redis.aclose)
-            # the doorbell blocks for longer than a command may take; it retries by itself
-            blocking = open_redis(settings, timeout=Doorbell.BLOCK + settings.redis_timeout, retries=0)
+            # the claimer retries by itself, after a pause
+            blocking = open_redis(settings, retries=0)
             stack.push_async_callback(blocking.aclose)
             backplane = cls(settings, redis, blocking)
             await backplane.check_meta()
-            with redis_errors():
+            async with answered(settings.redis_timeout):
                 await load_all(redis)
             await stack.enter_async_context(backplane.live)
             yield backplane
@@ -162,7 +177,7 @@ class Backplane:
         Raises:
             Unavailable: when Redis did not answer.
         """
-        with redis_errors():
+        async with answered(self.settings.redis_timeout):
             return await run(self.redis, call)
 
     async def run_many(self, calls: list[Call]) -> list[Any]:
@@ -171,7 +186,7 @@ class Backplane:
         Raises:
             Unavailable: when Redis did not answer.
         """
-        with redis_errors():
+        async with answered(self.settings.redis_timeout):
             return await run_many(self.redis, calls)
 
     async def check_meta(self) -> None:
@@ -181,7 +196,7 @@ class Backplane:
             Misconfigured: when they differ: threads would be looked for in the wrong place.
         """
         wanted = {"partitions": str(self.settings.partitions), "format": FORMAT}
-        with redis_errors():
+        async with answered(self.settings.redis_timeout):
             for name, value in wanted.items():
                 await self.redis.hsetnx(self.keys.meta, name, value)
                 answer: Any = await self.redis.hget(self.keys.meta, name)
@@ -198,11 +213,11 @@ class Backplane:
         Raises:
             Unavailable: when Redis did not answer.
         """
-        with redis_errors():
+        async with answered(self.settings.redis_timeout):
             await self.redis.ping()
 
     async def _publish(self, channel: str, message: bytes) -> None:
-        with redis_errors():
+        async with answered(self.settings.redis_timeout):
             await self.redis.execute_command("SPUBLISH", channel, message)  # type: ignore[no-untyped-call]
 
 

@@ -6,6 +6,7 @@ is for speed only: what is ready stands in the partitions, and the recoverer rin
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, ClassVar
 
 from redis.asyncio import Redis
@@ -20,7 +21,8 @@ class Doorbell:
     _MOST: ClassVar[int] = 100_000
     """Rings kept while no worker listens; the recoverer rings again for those cut off."""
 
-    def __init__(self, key: str, redis: Redis, blocking: Redis) -> None:
+    def __init__(self, key: str, redis: Redis, blocking: Redis, timeout: float) -> None:
+        self._timeout = timeout
         self._key = key
         self._redis = redis
         self._blocking = blocking
@@ -29,13 +31,14 @@ class Doorbell:
         """Wake a worker for each of these turns.
 
         Raises:
-            redis.RedisError: when Redis did not answer; the recoverer will ring.
+            redis.RedisError, OSError: when Redis did not answer; the recoverer will ring.
         """
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.rpush(self._key, *members)
         pipeline.ltrim(self._key, -self._MOST, -1)
         pipeline.expire(self._key, self._TTL)
-        await pipeline.execute()
+        async with asyncio.timeout(self._timeout):
+            await pipeline.execute()
 
     async def wait(self) -> str | None:
         """Return the next turn that became ready, or None after `BLOCK` seconds.
@@ -43,7 +46,8 @@ class Doorbell:
         A ring that is taken but never heard (the connection died under the reply) loses no turn.
 
         Raises:
-            redis.RedisError: when the connection failed; wait a moment, and call again.
+            redis.RedisError, OSError: when the connection failed; wait a moment, and call again.
         """
-        popped: Any = await self._blocking.blpop([self._key], timeout=self.BLOCK)
+        async with asyncio.timeout(self.BLOCK + self._timeout):  # a half-open connection gives no error
+            popped: Any = await self._blocking.blpop([self._key], timeout=self.BLOCK)
         return popped[1].decode() if popped else None

@@ -75,10 +75,6 @@ class Keys:
         """list: one member per turn that became ready; workers block on it. TTL 1 day. Speed only."""
         self.recoverer = f"{prefix}:recoverer"
         """string: who looks for lapsed leases now. TTL a few `recover_interval`."""
-        self.workers = f"{prefix}:workers"
-        """hash: worker id -> JSON of its last report; stale ones are removed by the recoverer. TTL 1 hour."""
-        self.nodes = f"{prefix}:nodes"
-        """hash: node id -> JSON of its last report; stale ones are removed by the recoverer. TTL 1 hour."""
         self.thread = lru_cache(maxsize=8192)(self._thread)
         self.partition = lru_cache(maxsize=None)(self._partition)
 

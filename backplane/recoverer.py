@@ -12,7 +12,7 @@ import math
 
 import structlog
 
-from backplane.connection import Backplane, redis_errors
+from backplane.connection import Backplane, answered
 from backplane.errors import ThreadlineError
 
 _log = structlog.get_logger("backplane.recoverer")
@@ -45,7 +45,7 @@ class Recoverer:
         key, me = self._backplane.keys.recoverer, self._settings.node_id
         lease = math.ceil(self._settings.recover_interval * _LEASE_PASSES * 1000)
         redis = self._backplane.redis
-        with redis_errors():
+        async with answered(self._settings.redis_timeout):
             if self._mine and await redis.get(key) == me.encode():
                 await redis.pexpire(key, lease)
             else:
@@ -55,7 +55,7 @@ class Recoverer:
     async def look(self) -> int:
         """Look once at everything that is due. Returns how many turns something was done for."""
         keys = self._backplane.keys
-        with redis_errors():
+        async with answered(self._settings.redis_timeout):
             seconds, micros = await self._backplane.redis.time()
             now = seconds * 1000 + micros // 1000
             pipeline = self._backplane.redis.pipeline(transaction=False)

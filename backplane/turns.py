@@ -267,7 +267,9 @@ class Turns:
             Unavailable: when Redis did not answer.
         """
         code, request, state, following, *dropped = await self._backplane.run(
-            self._call("cancel", ref, subject, request_id or "", math.ceil(self._settings.cancel_grace * 1000))
+            self._call(
+                "cancel", ref, subject, request_id or "", math.ceil(self._settings.cancel_grace * 1000), new_id()
+            )
         )
         if code == b"not_found":
             raise no_such_thread()
@@ -309,7 +311,7 @@ class Turns:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        code, *removed = await self._backplane.run(self._call("unqueue", ref, subject, request_id or ""))
+        code, *removed = await self._backplane.run(self._call("unqueue", ref, subject, request_id or "", new_id()))
         if code == b"not_found":
             raise no_such_thread()
         return [item.decode() for item in removed]
@@ -411,9 +413,9 @@ class Turns:
         Raises:
             Unavailable: when Redis did not answer; the lease will lapse.
         """
-        answer = await self._backplane.run(self._call("release", claim.ref, claim.request_id, claim.fence))
-        if answer == b"ready":
-            await self.ring(claim.ref, claim.request_id)
+        _, following = await self._backplane.run(self._call("release", claim.ref, claim.request_id, claim.fence))
+        if following:
+            await self.ring(claim.ref, following.decode())
 
     # --- from the recoverer ----------------------------------------------------------------------------
 

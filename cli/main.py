@@ -145,12 +145,13 @@ def chat(
     """
     settings = _client_settings(url, token)
     from cli.chat import chat as run
+    from cli.invocation import console_script
     from cli.keyboard import Keyboard
     from cli.screen import Screen
 
     async def talk() -> int:
         screen, lines = Screen(sys.stdout, sys.stderr), Keyboard(sys.stdin)
-        command = " ".join(["threadline chat", *(f"--url {given}" for given in url or ())])
+        command = " ".join([f"{console_script()} chat", *(f"--url {given}" for given in url or ())])
         return await run(settings.url, settings.token, thread, screen, lines, command=command)
 
     raise typer.Exit(asyncio.run(talk()))

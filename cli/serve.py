@@ -25,19 +25,18 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 
 from backplane.embedded import FINDERS, EmbeddedStore, Finder, claim, free_port, start_child
 from backplane.errors import Misconfigured, ThreadlineError
 from backplane.settings import ENV_PREFIX, Settings
+from cli.invocation import console_script
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.5, 5.0  # seconds between a death and the next start
 HEALTHY_AFTER = 10.0  # seconds; a member that lived this long begins again at the shortest back-off
@@ -258,7 +257,7 @@ class Fleet:
             yield f"  {'store':<10} pid {self._store.pid:<8} {self._url} ({self._store.kind})"
         if urls:
             yield "Try next, in another terminal:"
-            yield f"  {_threadline()} chat {' '.join(f'--url {url}' for url in urls)}"
+            yield f"  {console_script()} chat {' '.join(f'--url {url}' for url in urls)}"
         if self._members:
             yield f"  kill -9 {self._members[-1].pid}        # then go on talking"
         yield "Ctrl-C stops everything."
@@ -420,16 +419,6 @@ def _second_signal(hurry: asyncio.Event) -> Iterator[None]:
 
 def _cause(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _threadline() -> str:
-    """Return how a person in this folder calls the console script."""
-    if shutil.which("threadline"):
-        return "threadline"
-    script = Path(sys.executable).with_name("threadline")
-    with contextlib.suppress(ValueError):
-        return str(script.relative_to(Path.cwd()))
-    return str(script)
 
 
 def _print(line: str) -> None:

@@ -10,6 +10,7 @@ from backplane.ids import ThreadRef
 from backplane.turns import Start
 from gateway.auth import Identity
 from gateway.payloads import (
+    DEFAULT_MESSAGES,
     ChatCancel,
     ChatStart,
     QueueClear,
@@ -20,7 +21,7 @@ from gateway.payloads import (
     ThreadSubscribe,
     ThreadUnsubscribe,
 )
-from gateway.rooms import Member, Rooms
+from gateway.rooms import Joined, Member, Rooms
 
 Ack = dict[str, Any]
 _LANES = ("followup", "steer", "collect", "parallel")
@@ -51,6 +52,7 @@ class Verbs:
             locale=asked.locale,
             metadata=asked.metadata or {},
         )
+        joined: Joined | None = None
         if member is None:
             started = await self._backplane.turns.start(ref, start)
         else:
@@ -58,7 +60,8 @@ class Verbs:
                 started = await self._backplane.turns.start(ref, start)
                 if member not in room:
                     # from just before its own first event: nothing was sent before the channel was confirmed
-                    await room.join(member, identity.subject, (started.epoch, started.offset - 1), messages=0)
+                    place = (started.epoch, started.offset - 1)
+                    joined = await room.join(member, identity.subject, place, DEFAULT_MESSAGES)
                 room.own(member, started.request_id)
         ack: Ack = {
             "ok": True,
@@ -73,6 +76,9 @@ class Verbs:
             ack["lane"] = started.lane
         if started.state == "queued":
             ack["position"] = started.position
+        if joined is not None and joined.snapshot is not None:
+            # an old key came again, and the log no longer reaches back to its turn
+            ack |= {"offset": joined.offset, "recovered": False, "snapshot": joined.snapshot.as_dict()}
         return ack
 
     async def cancel(self, identity: Identity, asked: ChatCancel) -> Ack:

@@ -1,11 +1,16 @@
---! include thread emit session lane turn
+--! include thread emit session lane turn once
 -- Stop a turn, from any node. The flag is durable; the push to the worker is for speed.
 -- ARGV 1 subject  2 request, '' for the primary turn (the lanes are emptied too)  3 cancel_grace ms
+--      4 call (a fresh id)
 -- Returns {code, request, state it was in, follow-up that is ready now or '', dropped request ids …};
 -- code: 'cancelled', 'ended' (finished already), 'idle' (nothing runs), 'unknown' (no such request), 'not_found'.
 local asked = arg(2)
 if not may_see(arg(1)) then
   return {'not_found', '', '', ''}
+end
+local before = answered('last_cancel', arg(4))
+if before then
+  return before
 end
 local dropped = {}
 local request = asked
@@ -15,7 +20,7 @@ if asked == '' then
 end
 
 local function reply(code, state, next_request)
-  return {code, request, state, next_request or '', unpack(dropped)}
+  return answer_with('last_cancel', arg(4), {code, request, state, next_request or '', unpack(dropped)})
 end
 
 if request == '' then

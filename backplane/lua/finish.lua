@@ -8,6 +8,10 @@
 --          session_version and newest message id after the end, now}.
 local request = arg(1)
 local turn = read_turn(request)
+local before = redis.call('HGET', TURNS .. request, 'finished')
+if before and turn.attempt == tonumber(arg(2)) then
+  return cjson.decode(before)  -- the reply was lost, and the call sent again
+end
 if not owned(turn, arg(2)) then
   return {'fenced', '', 0, 0, 0}
 end
@@ -30,4 +34,6 @@ else
 end
 -- read before the hand-over, which adds the follow-up's message
 local head = redis.call('HMGET', THREAD, 'session_version', 'messages')
-return {state, deliver_next(), tonumber(head[1]), tonumber(head[2]), NOW}
+local reply = {state, deliver_next(), tonumber(head[1]), tonumber(head[2]), NOW}
+redis.call('HSET', TURNS .. request, 'finished', cjson.encode(reply))
+return reply

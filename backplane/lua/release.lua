@@ -1,11 +1,17 @@
 --! include thread emit session lane turn
 -- A stopping worker hands a turn back. Not counted as lost: the worker went in order.
 -- ARGV 1 request  2 fence
--- Returns 'ready' (ring the doorbell), or 'fenced'.
+-- Returns {'ready' | 'cancelled' | 'fenced', request id to ring the doorbell for or ''}.
 local request = arg(1)
 local turn = read_turn(request)
 if not owned(turn, arg(2)) then
-  return 'fenced'
+  return {'fenced', ''}
+end
+if turn.cancel then
+  -- nobody else would hear of the cancel: a turn that waits for a slot has no owner to tell
+  turn.state = 'ending'
+  end_turn(turn, 'cancelled', 'chat_error', CANCELLED, '')
+  return {'cancelled', deliver_next()}
 end
 make_ready(request, turn.lane, turn.deadline)
-return 'ready'
+return {'ready', request}

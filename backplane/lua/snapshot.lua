@@ -1,4 +1,4 @@
---! include thread
+--! include thread session
 -- Everything a client needs that comes without a usable cursor, as of one offset.
 -- ARGV 1 subject  2 most messages
 -- Returns {code, epoch, top, messages (newest first), turns, entries}; each turn is {request, lane, state, attempt,
@@ -7,7 +7,7 @@ if not may_see(arg(1)) then
   return {'not_found', '', 0, {}, {}, {}}
 end
 local head = redis.call('HMGET', THREAD, 'epoch', 'top', 'running')
-local messages = redis.call('XREVRANGE', SESSION, '+', '-', 'COUNT', arg(2))
+local messages = recall('0', arg(2))
 local active = redis.call('LRANGE', LANES .. 'parallel', 0, -1)
 if head[3] then
   table.insert(active, 1, head[3])

@@ -31,6 +31,12 @@ async def test_history_comes_oldest_first_and_in_pages(backplane: Backplane) -> 
     assert nothing == []
 
 
+async def test_who_asks_for_no_messages_gets_none(backplane: Backplane) -> None:
+    await one_turn(backplane, "q", "a")
+    assert (await backplane.sessions.history(REF, most=0))[1] == []
+    assert (await backplane.sessions.snapshot(REF, subject="ann", most=0)).messages == []
+
+
 async def test_the_version_changes_with_every_message(backplane: Backplane) -> None:
     await one_turn(backplane, "q", "a")
     first, _ = await backplane.sessions.history(REF)

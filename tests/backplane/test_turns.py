@@ -271,8 +271,9 @@ async def test_a_claim_whose_answer_was_lost_may_be_asked_again(backplane: Backp
 
 async def test_a_turn_ends_once(backplane: Backplane) -> None:
     claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
-    states = [(await backplane.turns.finish(claim, Batch(1, []), done("a"))).state for _ in range(3)]
-    assert states == ["done", "fenced", "fenced"]
+    answers = [await backplane.turns.finish(claim, Batch(1, []), done("a")) for _ in range(3)]
+    assert answers == [answers[0]] * 3
+    assert answers[0].state == "done"
     assert (await backplane.turns.append(claim, said("late")))[0] == "fenced"
     assert await names(backplane) == ["chat_accepted", "inference_start", "chat_done"]
 
@@ -386,6 +387,31 @@ async def test_a_cancel_when_nothing_runs_says_so(backplane: Backplane) -> None:
     await backplane.turns.finish(claim, Batch(1, []), done("a"))
     idle = await backplane.turns.cancel(REF, "ann")
     assert (idle.cancelled, idle.request_id, idle.state) == (False, None, "idle")
+
+
+async def test_a_cancel_is_not_lost_when_the_worker_hands_the_turn_back(backplane: Backplane) -> None:
+    """No worker may come for it: the turn ends where it is released."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    waiting = await backplane.turns.start(REF, ask("next", queue_mode="followup"))
+    await backplane.turns.cancel(REF, "ann", claim.request_id)
+    await backplane.turns.release(claim)
+    assert (await names(backplane, claim.request_id))[-1] == "chat_error"
+    assert (await claimed(backplane, waiting)).message == "next"
+
+
+@pytest.mark.parametrize("name", ["cancel", "unqueue", "finish"])
+async def test_a_call_whose_answer_was_lost_is_answered_the_same_again(backplane: Backplane, name: str) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await backplane.turns.start(REF, ask("next", queue_mode="followup"))
+    call = {
+        "cancel": backplane.call("cancel", REF, "ann", "", 1000, "call-1"),
+        "unqueue": backplane.call("unqueue", REF, "ann", "", "call-1"),
+        "finish": backplane.call("finish", REF, claim.request_id, 1, 1, "", "done", "chat_done", "", '"a"'),
+    }[name]
+    first = await backplane.run(call)
+    before = await names(backplane)
+    assert await backplane.run(call) == first
+    assert await names(backplane) == before
 
 
 # --- a second message ----------------------------------------------------------------------------------
