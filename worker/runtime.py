@@ -76,6 +76,9 @@ class Worker:
 
     def _begin(self, claim: Claim) -> None:
         slot = Slot(self._backplane, self._appender, self._cache, self._agent, claim)
+        if (before := self._slots.get(claim.request_id)) is not None:
+            # we lost this turn and claimed it again before we heard so: nobody else would tell the old slot
+            before.stop("fenced")
         self._slots[claim.request_id] = slot
         task = asyncio.create_task(slot.run(), name=f"turn-{claim.request_id}")
         self._running.add(task)

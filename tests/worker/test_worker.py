@@ -376,6 +376,29 @@ async def test_context_reaches_the_agent_marked_as_such(backplane: Backplane) ->
     assert found == [("the light is green", True)]
 
 
+async def test_a_worker_that_claims_its_own_lost_turn_again_stops_the_old_attempt(open_backplane: Any) -> None:
+    """After an outage of Redis it may hear of the takeover only by its own new claim."""
+    attempts: list[int] = []
+    stopped: list[int] = []
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        attempts.append(turn.attempt)
+        try:
+            yield f"attempt {turn.attempt}"
+            if turn.attempt == 1:
+                await asyncio.Event().wait()
+        finally:
+            stopped.append(turn.attempt)
+
+    settings = {"lease": 0.1, "heartbeat": 3600.0, "recover_interval": 0.02}
+    async with open_backplane(**settings) as backplane, working(backplane, agent) as worker:
+        worker._canceller.heard = lambda message: None  # type: ignore[method-assign]
+        await start(backplane)
+        assert (await ended(backplane)).fields["full_response"] == "attempt 2"
+        await wait_until(lambda: sorted(stopped) == [1, 2], "the old attempt is stopped")
+        await wait_until(lambda: worker.turns == 0, "its slot is free")
+
+
 async def test_a_stopping_worker_finishes_what_it_can(open_backplane: Any) -> None:
     async def agent(turn: Turn) -> AsyncIterator[str]:
         yield "a"

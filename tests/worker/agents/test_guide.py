@@ -26,8 +26,9 @@ def run_block(code: str) -> dict[str, Any]:
 
 def block(holding: str) -> str:
     """Return the one block of Python that holds these words."""
-    (found,) = [code for code in PYTHON if holding in code]
-    return found
+    found: list[str] = [code for code in PYTHON if holding in code]
+    assert len(found) == 1
+    return found[0]
 
 
 async def test_the_agent_of_ten_lines_runs() -> None:

@@ -1,0 +1,126 @@
+"""A thread of a fleet while it is put to the test: what was acknowledged, who watches, and the check at the end.
+
+async with Conversation(fleet, "t1") as talk:
+    turn = await talk.say("say 50 words")
+    await talk.ended(turn)
+
+Leaving it in order waits until the thread is idle and every watcher is up to date, and then holds the log, all
+transcripts, the acknowledgements and the session up to every invariant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Any, Self
+
+from tests.fleet.conditions import PATIENCE
+from tests.fleet.fleet import Fleet
+from tests.fleet.invariants import ACCEPTED, Acknowledged, Entry, Fields, check, violations
+from tests.fleet.watcher import Watcher, caller
+from threadline_client import Turn, connect
+
+PACE = 8
+"""Milliseconds between two words of the demo agent: a hundred words leave most of a second for a fault."""
+
+
+class Conversation:
+    """A thread, and one watcher at each node from its first message on.
+
+    Args:
+        fleet: where it is.
+        thread_id: a thread that does not exist yet.
+        checked: whether leaving it checks; without, `violations` says what is wrong.
+    """
+
+    def __init__(self, fleet: Fleet, thread_id: str, *, checked: bool = True) -> None:
+        self.thread_id = thread_id
+        self.watchers: list[Watcher] = []
+        """The n-th begins at the n-th node, and moves on to those behind it."""
+        self.acknowledged: list[Acknowledged] = []
+        self._fleet = fleet
+        self._checked = checked
+        self._losses_told = False
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        async with self._stack:
+            if error is None and self._checked:
+                await self.settle()
+                check(
+                    await self.log(),
+                    [watcher.transcript for watcher in self.watchers],
+                    self.acknowledged,
+                    await self._fleet.session(self.thread_id),
+                    losses_told=self._losses_told,
+                )
+
+    async def say(self, text: str, *, node: int = 0, pace: float | None = PACE, **payload: Any) -> str:
+        """Start a turn by way of a node (or the next that lives), and return its request id."""
+        metadata = None if pace is None else {"delay_ms": pace}
+        async with asyncio.timeout(PATIENCE), connect(self._order(node)) as client:
+            turn = await client.thread(self.thread_id).send(text, metadata=metadata, **payload)
+        await self._note(text, turn)
+        return turn.request_id
+
+    async def cancel(self, request_id: str | None = None, *, node: int = 0) -> Fields:
+        """Cancel by way of one node, and return its answer."""
+        async with caller(self._fleet.urls[node]) as by:
+            return await by.cancel(self.thread_id, request_id)
+
+    async def ended(self, request_id: str, within: float = PATIENCE) -> Fields:
+        """Wait until every watcher was sent the end of a turn; return it."""
+        ends = [await watcher.ended(request_id, within) for watcher in self.watchers]
+        return ends[0]
+
+    async def words(self, request_id: str, count: int) -> None:
+        """Wait until every watcher was sent so many words of a turn."""
+        for watcher in self.watchers:
+            await watcher.words(request_id, count)
+
+    async def log(self) -> list[Entry]:
+        """Return the thread's log."""
+        return await self._fleet.log(self.thread_id)
+
+    def lost(self) -> None:
+        """Note that the store lost the thread: what was acknowledged is gone, and watchers are to be told."""
+        self.acknowledged.clear()
+        self._losses_told = True
+
+    async def settle(self) -> None:
+        """Wait until nothing runs, and every watcher has all of the log."""
+        await self._fleet.idle(self.thread_id)
+        top = (await self.log())[-1].offset
+        for watcher in self.watchers:
+            await watcher.reached(top)
+
+    async def violations(self) -> list[str]:
+        """Return what does not hold of a thread that has settled, at least in its log and what was promised."""
+        await self._fleet.idle(self.thread_id)
+        return violations(await self.log(), [], self.acknowledged, await self._fleet.session(self.thread_id))
+
+    async def events(self, request_id: str) -> list[str]:
+        """Return the names of a turn's events in the log."""
+        return [entry.name for entry in await self.log() if entry.request_id == request_id]
+
+    async def accepted(self) -> list[str]:
+        """Return the messages that were accepted, in their order."""
+        return [entry.fields["message"] for entry in await self.log() if entry.name == ACCEPTED]
+
+    def _order(self, node: int) -> list[str]:
+        urls = self._fleet.urls
+        return [*urls[node:], *urls[:node]]
+
+    async def _note(self, text: str, turn: Turn) -> None:
+        known = Acknowledged(text, turn.request_id, turn.cursor.epoch, turn.cursor.offset, turn.state)
+        self.acknowledged.append(known)
+        if not self.watchers:
+            for node in range(len(self._fleet.urls)):
+                watcher = Watcher(self._order(node), self.thread_id, known.epoch)
+                self.watchers.append(await self._stack.enter_async_context(watcher))
