@@ -30,6 +30,7 @@ from backplane.log import Log
 from backplane.scripts import Call, load_all, run, run_many
 from backplane.sessions import Sessions
 from backplane.settings import Settings
+from backplane.steps import Steps
 from backplane.turns import Turns
 
 # A reply may be lost and its command sent again: every script answers a repeated call as it did the first.
@@ -115,6 +116,7 @@ class Backplane:
         self.log = Log(self)
         self.sessions = Sessions(self)
         self.turns = Turns(self)
+        self.steps = Steps(self)
 
     @classmethod
     @asynccontextmanager
@@ -159,6 +161,7 @@ class Backplane:
                 partition.ready,
                 keys.live,
                 partition.control,
+                keys.steps,
             ),
             (
                 str(ref),

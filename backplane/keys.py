@@ -40,6 +40,9 @@ class ThreadKeys:
     """prefix; + followup, steer, collect or parallel. list of request ids (lua/lib/lane.lua). TTL `thread_ttl`."""
     turns: str
     """prefix of the turns; + request id. hash, TTL `turn_ttl` after the end."""
+    steps: str
+    """prefix of the steps of a turn; + request id. hash: step -> `begun ATTEMPT`, or `=` and the JSON of its result.
+    Lives as long as its turn runs."""
     texts: str
     """prefix of the running text; + request id. string, lives as long as its turn runs."""
     idempotency: str
@@ -99,6 +102,7 @@ class Keys:
             session=f"{slot}:session:{ref}",
             lanes=f"{slot}:lane:{ref}/",
             turns=f"{slot}:turn:{ref}/",
+            steps=f"{slot}:steps:{ref}/",
             texts=f"{slot}:text:{ref}/",
             idempotency=f"{slot}:idempotency:{ref}/",
             live=f"{slot}:live:{ref}",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from backplane.events import THINKING_DELTA, TOOL_CALL, TOOL_RESULT, Event
+from backplane.events import THINKING_DELTA, TOOL_CALL, TOOL_RESULT, TURN_RESTARTED, Event
 from backplane.ids import ThreadRef
 from backplane.log import decode_entries, no_such_thread
 
@@ -23,6 +23,19 @@ _CACHED_SESSIONS = 256
 
 def _decode(entries: Sequence[Any]) -> list[Message]:
     return [json.loads(fields[1]) for _, fields in reversed(entries)]
+
+
+def _standing(events: list[Event], request_id: str) -> list[Event]:
+    """Return a turn's events, without those that a later attempt made void."""
+    standing: list[Event] = []
+    for event in events:
+        if event.request_id != request_id:
+            continue
+        if event.name == TURN_RESTARTED:
+            kept = event.fields.get("kept_offset", 0)
+            standing = [before for before in standing if before.offset <= kept]
+        standing.append(event)
+    return standing
 
 
 @dataclass(slots=True)
@@ -40,12 +53,10 @@ class RunningTurn:
 
     def fold(self, events: list[Event]) -> None:
         """Take in the turn's events other than text, which is kept whole beside the log."""
-        thinking = []
+        thinking: list[str] = []
         tools: dict[str, dict[str, Any]] = {}
-        for event in events:
+        for event in _standing(events, self.request_id):
             fields = event.fields
-            if fields["request_id"] != self.request_id:
-                continue
             if event.name == THINKING_DELTA:
                 thinking.append(fields["delta"])
             elif event.name == TOOL_CALL:

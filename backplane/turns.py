@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from backplane.ids import ThreadRef, new_id
 from backplane.keys import ThreadKeys, split_member
 from backplane.log import no_such_thread
 from backplane.scripts import Call
+from backplane.settings import Policy
 
 if TYPE_CHECKING:
     from backplane.connection import Backplane
@@ -44,6 +45,8 @@ class Start:
     temperature: float | None = None
     locale: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    policy: Policy | None = None
+    """What becomes of it when its worker is lost; None for the setting `turn_policy`."""
     request_id: str = field(default_factory=new_id)
 
     def input(self) -> dict[str, Any]:
@@ -57,7 +60,7 @@ class Start:
 
     def fingerprint(self) -> str:
         """Return what must be equal for two calls with one key to be the same call."""
-        text = dumps([self.message, self.input()])
+        text = dumps([self.message, self.input(), self.policy])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -127,6 +130,11 @@ class Claim:
     """When its message entered the session, Unix milliseconds."""
     lane: str
     """`parallel` for a turn beside the session: it reads the session as it was, and leaves nothing in it."""
+    policy: Policy = "retry"
+    text: str = ""
+    """What of the answer stands already: an earlier attempt said it, up to its last finished step."""
+    steps: Mapping[str, str] = field(default_factory=dict)
+    """The JSON of the results of finished steps, by the name of the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +264,7 @@ class Turns:
             start.client_id,
             dumps(start.message[:_PREVIEW]),
             settings.max_parallel,
+            start.policy or settings.turn_policy,
             extra_keys=[self._keys(ref).idempotency + digest],
         )
 
@@ -330,21 +339,7 @@ class Turns:
         )
         if answer[0] != b"claimed":
             return None
-        _, fence, version, epoch, message, given, subject, deadline, message_id, began, lane = answer
-        return Claim(
-            ref=ref,
-            request_id=request_id,
-            fence=int(fence),
-            session_version=int(version),
-            epoch=epoch.decode(),
-            message=json.loads(message),
-            input=json.loads(given),
-            subject=subject.decode(),
-            deadline=int(deadline),
-            message_id=int(message_id),
-            began=int(began),
-            lane=lane.decode(),
-        )
+        return _claim(ref, request_id, answer)
 
     def append_call(self, claim: Claim, batch: Batch) -> Call:
         """Return the call that appends a batch; `verdict` reads its answer."""
@@ -426,12 +421,40 @@ class Turns:
             Unavailable: when Redis did not answer.
         """
         ref, request_id = split_member(member)
+        pauses = (self._settings.cancel_grace, self._settings.retry_backoff)
         what, following = await self._backplane.run(
-            self._call("recover", ref, request_id, math.ceil(self._settings.cancel_grace * 1000))
+            self._call("recover", ref, request_id, *(math.ceil(seconds * 1000) for seconds in pauses))
         )
         if following:
             await self.ring(ref, following.decode())
         return str(what.decode())
+
+
+def _claim(ref: ThreadRef, request_id: str, answer: Sequence[Any]) -> Claim:
+    _, fence, version, epoch, message, given, subject, deadline, message_id, began, *more = answer
+    lane, policy, text, steps = more
+    return Claim(
+        ref=ref,
+        request_id=request_id,
+        fence=int(fence),
+        session_version=int(version),
+        epoch=epoch.decode(),
+        message=json.loads(message),
+        input=json.loads(given),
+        subject=subject.decode(),
+        deadline=int(deadline),
+        message_id=int(message_id),
+        began=int(began),
+        lane=lane.decode(),
+        policy=policy.decode(),
+        text=text.decode(),
+        steps=_finished_steps(steps),
+    )
+
+
+def _finished_steps(pairs: Sequence[bytes]) -> dict[str, str]:
+    found = zip(pairs[::2], pairs[1::2], strict=True)
+    return {name.decode(): state[1:].decode() for name, state in found if state.startswith(b"=")}
 
 
 def verdict(answer: Sequence[Any]) -> tuple[Verdict, int]:

@@ -23,7 +23,7 @@ from pydantic import (
 from backplane import events
 from backplane.errors import InvalidPayload, TooLarge, UnknownEvent
 from backplane.ids import thread_ref
-from backplane.settings import Settings
+from backplane.settings import Policy, Settings
 
 MAX_MESSAGES = 200
 """Messages of history in one answer; who asks for more gets this many and may ask again."""
@@ -120,6 +120,7 @@ class ChatStart(ThreadPayload):
         QueueMode | None,
         Field(description="one of interrupt, reject, followup, steer, collect, parallel"),
     ] = None
+    policy: Annotated[Policy | None, Field(description="one of retry, resume, fail")] = None
     metadata: Annotated[
         Annotated[dict[str, Any], AfterValidator(_small)] | None,
         Field(

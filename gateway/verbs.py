@@ -51,6 +51,7 @@ class Verbs:
             temperature=asked.temperature,
             locale=asked.locale,
             metadata=asked.metadata or {},
+            policy=asked.policy,
         )
         joined: Joined | None = None
         if member is None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from backplane.connection import Backplane
 from backplane.errors import Unavailable
+from backplane.events import dumps
 from backplane.turns import Claim, Verdict
+from worker.outbox import Outbox
+from worker.turn import AgentError, AgentEvent, Step
 
 _PAUSE = 0.2
 """Seconds between tries while Redis does not answer."""
@@ -19,14 +24,59 @@ class SlotLink:
     """The link of a turn that a slot runs.
 
     Args:
+        say: takes an event of the agent.
         told: takes each verdict, and stops the agent when it is not `ok`.
+        outbox: where the agent's events wait; empty before anything is recorded that they come before.
     """
 
-    def __init__(self, backplane: Backplane, claim: Claim, told: Callable[[Verdict], None]) -> None:
+    def __init__(
+        self,
+        backplane: Backplane,
+        claim: Claim,
+        say: Callable[[str | AgentEvent], Awaitable[None]],
+        told: Callable[[Verdict], None],
+        outbox: Outbox,
+    ) -> None:
         self._backplane = backplane
         self._claim = claim
+        self._say = say
         self._told = told
+        self._outbox = outbox
         self._steers_taken = 0
+        self._named: Counter[str] = Counter()
+        self._ahead = set(claim.steps) if claim.policy == "resume" else set()
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the agent is on its way to where an earlier attempt was: what it says stands in the log already."""
+        return bool(self._ahead)
+
+    async def say(self, event: str | AgentEvent) -> None:
+        """Say something as if the agent had yielded it."""
+        await self._say(event)
+
+    async def step(self, name: str, run: Callable[[Step], Awaitable[Any]]) -> Any:
+        """Return the recorded result of a step, or run it and record what it returns."""
+        step = self._nth(name)
+        if (recorded := self._claim.steps.get(step)) is not None:
+            self._ahead.discard(step)
+            return json.loads(recorded)
+        # the agent has come to something new: from here on it says what nobody has heard
+        self._ahead.clear()
+        verdict, began_before = await self._asked(lambda: self._backplane.steps.begin(self._claim, step))
+        await self._obeyed(verdict)
+        result = _as_json(await run(Step(f"{self._claim.request_id}:{step}", began_before)))
+        await self._outbox.flush()
+        ended = await self._asked(lambda: self._backplane.steps.end(self._claim, step, result))
+        if ended == "too_large":
+            raise AgentError("The results of the agent's steps grew too large.", error_type="step_too_large")
+        await self._obeyed(ended)
+        return json.loads(result)
+
+    def _nth(self, name: str) -> str:
+        """Return the name of the next step of this name: `a`, `a#2`, `a#3`, in every attempt alike."""
+        self._named[name] += 1
+        return name if self._named[name] == 1 else f"{name}#{self._named[name]}"
 
     async def steers(self) -> list[str]:
         """Take what steers the turn."""
@@ -49,3 +99,10 @@ class SlotLink:
         if verdict != "ok":
             self._told(verdict)
             await asyncio.Event().wait()
+
+
+def _as_json(result: Any) -> str:
+    try:
+        return dumps(result)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AgentError("A step of the agent returned what is not JSON.", error_type="invalid_step") from error

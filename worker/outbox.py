@@ -37,6 +37,8 @@ class Outbox:
         self._some = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._flushed = asyncio.Event()
+        self._flushed.set()
         self.last_sent = asyncio.get_running_loop().time()
         """When the last batch was appended, on the loop's clock (seconds)."""
 
@@ -49,6 +51,7 @@ class Outbox:
         if self._size >= _BOUND:
             self._room.clear()
         self._some.set()
+        self._flushed.clear()
         if name not in DELTAS or not self._talking:
             self._urgent.set()
         self._talking = self._talking or name in DELTAS
@@ -88,6 +91,12 @@ class Outbox:
             self._sending = asyncio.create_task(self._send_now(), name="outbox-send")
             await asyncio.shield(self._sending)
 
+    async def flush(self) -> None:
+        """Wait until everything that was put is in the log."""
+        if self._events:
+            self._urgent.set()
+        await self._flushed.wait()
+
     async def stop(self, running: asyncio.Task[None]) -> None:
         """End `run`. Afterwards no batch is on its way, so that `take` gives the last one."""
         running.cancel()
@@ -97,4 +106,6 @@ class Outbox:
 
     async def _send_now(self) -> None:
         await self._send(self.take())
+        if not self._events:
+            self._flushed.set()
         self.last_sent = asyncio.get_running_loop().time()

@@ -57,8 +57,9 @@ class Slot:
         self._outbox = Outbox(self._append, self._settings.coalesce)
         self._stop: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
         self._known: list[StoredMessage] = []
-        self._text: list[str] = []
-        self._text_bytes = 0
+        self._text = [claim.text]
+        self._text_bytes = len(claim.text.encode())
+        self._link = SlotLink(backplane, claim, self._say, self.told, self._outbox)
         self._usage: Usage | None = None
         self._started = asyncio.get_running_loop().time()
         self._first_text: float | None = None
@@ -222,7 +223,7 @@ class Slot:
             temperature=given["temperature"],
             locale=given["locale"],
             metadata=given["metadata"],
-            link=SlotLink(self._backplane, claim, self.told),
+            link=self._link,
         )
         async with aclosing(self._agent(turn)) as said:  # type: ignore[type-var]  # async generators have aclose
             async for event in said:
@@ -231,6 +232,8 @@ class Slot:
     async def _say(self, event: str | AgentEvent) -> None:
         if isinstance(event, Usage):
             self._usage = event
+            return
+        if self._link.replaying:
             return
         if isinstance(event, str):
             event = Text(event)

@@ -8,7 +8,11 @@ A `str` is text for the person. Everything else is one of the typed events below
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import inspect
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -126,15 +130,49 @@ class AgentError(Exception):
         self.retry_after_ms = retry_after_ms
 
 
+_STEP_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The step that runs now."""
+
+    key: str
+    began_before: bool = False
+
+
+_STEP: ContextVar[Step] = ContextVar("step")
+
+
 class Link(Protocol):
     """What joins a turn to the worker that runs it."""
+
+    async def say(self, event: str | AgentEvent) -> None:
+        """Take an event as if the agent had yielded it."""
+
+    async def step(self, name: str, run: Callable[[Step], Awaitable[Any]]) -> Any:
+        """Return the recorded result of a step, or run it and record what it returns."""
 
     async def steers(self) -> list[str]:
         """Return the messages that came for the running turn since the last call."""
 
 
 class Unlinked:
-    """The link of a turn without a worker: what a test of an agent has in its hands."""
+    """The link of a turn without a worker: what a test of an agent has in its hands.
+
+    Steps run and nothing is recorded; what the agent says beside its yields is in `said`.
+    """
+
+    def __init__(self) -> None:
+        self.said: list[str | AgentEvent] = []
+
+    async def say(self, event: str | AgentEvent) -> None:
+        """Keep the event in `said`."""
+        self.said.append(event)
+
+    async def step(self, name: str, run: Callable[[Step], Awaitable[Any]]) -> Any:
+        """Run the step."""
+        return await run(Step(f"unlinked:{name}"))
 
     async def steers(self) -> list[str]:
         """Return nothing: nobody steers."""
@@ -175,6 +213,72 @@ class Turn:
         whose worker was lost is returned to the next attempt again.
         """
         return await self.link.steers()
+
+    async def say(self, event: str | AgentEvent) -> None:
+        """Say something from inside a step, as if the agent had yielded it here."""
+        await self.link.say(event)
+
+    async def step(self, name: str, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run `fn(*args)` once in this turn, however many attempts it takes, and return its result.
+
+        The result is recorded as JSON; a later attempt gets it from there, and so does this one (a tuple comes
+        back as a list). An exception is not recorded: it passes through, and the step may be tried again. Later
+        attempts know a step by its name and by how many steps of that name came before it.
+
+        Args:
+            name: 1 to 100 letters, digits, or `. _ : -`.
+            fn: a function or a coroutine function. Inside it `step_key` and `step_began_before` are known.
+            args: given to `fn`.
+
+        Raises:
+            AgentError: `invalid_step` when the name or the result is not of this form, `step_too_large` when the
+                turn's results take over `max_steps_bytes`.
+        """
+        if not _STEP_NAME.fullmatch(name):
+            raise AgentError("The agent named a step in a form that cannot be kept.", error_type="invalid_step")
+
+        async def run(step: Step) -> Any:
+            with _running(step):
+                result = fn(*args)
+                return await result if inspect.isawaitable(result) else result
+
+        return await self.link.step(name, run)
+
+    @property
+    def step_key(self) -> str:
+        """The identity of the running step, the same in every attempt: an idempotency key for what it does outside.
+
+        Raises:
+            RuntimeError: when no step runs.
+        """
+        return _this_step().key
+
+    @property
+    def step_began_before(self) -> bool:
+        """True when an earlier attempt began the running step and was lost before its end.
+
+        Then nobody knows whether its effect has happened: look, or send it again under the same `step_key`.
+
+        Raises:
+            RuntimeError: when no step runs.
+        """
+        return _this_step().began_before
+
+
+@contextmanager
+def _running(step: Step) -> Iterator[None]:
+    token = _STEP.set(step)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+def _this_step() -> Step:
+    step = _STEP.get(None)
+    if step is None:
+        raise RuntimeError("expected to be called inside a step, got none; use turn.step(name, fn)")
+    return step
 
 
 Agent = Callable[[Turn], AsyncIterator[str | AgentEvent]]

@@ -1,7 +1,7 @@
 --! include thread emit session lane turn
 -- Somebody looks at a turn that is due: its doorbell may be lost, its worker dead, its deadline past.
 -- Whoever calls it, from any process, the outcome is the same.
--- ARGV 1 request  2 cancel_grace ms
+-- ARGV 1 request  2 cancel_grace ms  3 retry_backoff ms
 -- Returns {what was done, request id to ring the doorbell for or ''};
 -- what: 'none', 'rung', 'taken_over', 'cancelled', 'turn_timeout', 'worker_lost'.
 local request, grace = arg(1), tonumber(arg(2))
@@ -21,6 +21,15 @@ if NOW >= turn.deadline then
   return end_with('turn_timeout', 'failed', TIMED_OUT)
 end
 if turn.state == 'ready' then
+  if NOW < turn.ready_at then
+    look_at(request, math.min(turn.ready_at, turn.deadline))
+    return {'none', ''}
+  end
+  if redis.call('HGET', TURNS .. request, 'held_back') == '1' then
+    redis.call('HSET', TURNS .. request, 'held_back', 0)
+    look_at(request, math.min(NOW + RING_AGAIN_MS, turn.deadline))
+    return {'rung', request}
+  end
   if NOW - turn.ready_at < RING_AGAIN_MS then
     look_at(request, math.min(turn.ready_at + RING_AGAIN_MS, turn.deadline))
     return {'none', ''}
@@ -44,9 +53,15 @@ if not lapsed then
 end
 turn.lost = turn.lost + 1
 redis.call('HSET', TURNS .. request, 'lost', turn.lost)
-if turn.lost >= turn.max_attempts then
+if turn.policy == 'fail' or turn.lost >= turn.max_attempts then
   return end_with('worker_lost', 'failed', WORKER_LOST)
 end
-make_ready(request, turn.lane, turn.deadline)
 redis.call(PUBLISH, CONTROL, request)
-return {'taken_over', request}
+if turn.lost == 1 then
+  make_ready(request, turn.lane, turn.deadline)
+  return {'taken_over', request}
+end
+-- one lost worker says nothing about the turn; a second one may mean that the turn is what kills them
+local pause = math.min(tonumber(arg(3)) * 2 ^ (turn.lost - 2), BACKOFF_MAX_MS)
+make_ready(request, turn.lane, turn.deadline, NOW + pause)
+return {'taken_over', ''}

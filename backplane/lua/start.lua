@@ -1,11 +1,11 @@
 --! include thread emit session lane turn
 -- Start a turn, or put its message in a lane. Safe to send twice: the request id and the idempotency key both
 -- lead to the answer that was given first.
--- KEYS 11 idempotency key
+-- KEYS 12 idempotency key
 -- ARGV 1 request  2 subject  3 epoch for a new log  4 fingerprint of the message, '' without a key
 --      5 queue_mode  6 message (JSON string)  7 extra fields of chat_accepted  8 envelope  9 input (JSON)
 --      10 timeout ms  11 max_attempts  12 most items in a lane  13 client_id  14 preview (JSON string)
---      15 most parallel turns
+--      15 most parallel turns  16 policy (retry | resume | fail)
 -- Returns {code} or {'accepted' | 'queued', request, epoch, offset, client_id, position, lane or '-'}.
 local request, subject, fingerprint, mode = arg(1), arg(2), arg(4), arg(5)
 
@@ -26,7 +26,7 @@ if given then
   return answer(given)
 end
 if fingerprint ~= '' then
-  local seen = redis.call('GET', KEYS[11])
+  local seen = redis.call('GET', KEYS[12])
   if seen then
     local known, ack = string.match(seen, '^(%S+) (.*)$')
     if known ~= fingerprint then
@@ -56,7 +56,8 @@ redis.call('HSET', THREAD, 'active', NOW)
 redis.call('HSET', TURNS .. request, 'state', 'queued', 'attempt', 0, 'lost', 0, 'lease_until', 0,
   'deadline', 0, 'batch', 0, 'seq', 0, 'envelope', arg(8), 'max_attempts', arg(11), 'ready_at', 0,
   'worker', '', 'subject', subject, 'client_id', arg(13), 'message', arg(6), 'extra', arg(7),
-  'input', arg(9), 'timeout', arg(10), 'preview', arg(14), 'created', NOW, 'lane', lane)
+  'input', arg(9), 'timeout', arg(10), 'preview', arg(14), 'created', NOW, 'lane', lane,
+  'policy', arg(16))
 redis.call('PEXPIRE', TURNS .. request, THREAD_TTL)
 
 local state, offset, position = 'accepted', 0, 0
@@ -80,6 +81,6 @@ local epoch = redis.call('HGET', THREAD, 'epoch')
 local ack = table.concat({state, request, epoch, offset, arg(13), position, lane == '' and '-' or lane}, ' ')
 redis.call('HSET', TURNS .. request, 'ack', ack)
 if fingerprint ~= '' then
-  redis.call('SET', KEYS[11], fingerprint .. ' ' .. ack, 'PX', TURN_TTL)
+  redis.call('SET', KEYS[12], fingerprint .. ' ' .. ack, 'PX', TURN_TTL)
 end
 return answer(ack)

@@ -283,6 +283,7 @@ async def test_a_turn_that_loses_its_workers_ends_with_one_error(backplane: Back
     started = await backplane.turns.start(REF, ask())
     outcomes = []
     for _ in range(backplane.settings.max_attempts):
+        await lapse(backplane, started.request_id)  # the pause before a third attempt is over too
         await claimed(backplane, started)
         await lapse(backplane, started.request_id)
         outcomes.append(await backplane.turns.recover(member(backplane, started.request_id)))
@@ -290,6 +291,47 @@ async def test_a_turn_that_loses_its_workers_ends_with_one_error(backplane: Back
     last = (await log(backplane))[-1].fields
     assert (last["event"], last["error_type"], last["error_retryable"]) == ("chat_error", "worker_lost", True)
     assert (await backplane.turns.start(REF, ask("next"))).state == "accepted"
+
+
+async def test_a_turn_that_lost_two_workers_is_held_back_for_longer_and_longer(backplane: Backplane) -> None:
+    """The first takeover is at once; a later one cannot be claimed before its time, and is rung for then."""
+    started = await backplane.turns.start(REF, ask())
+    key, place = backplane.keys.thread(REF).turn(started.request_id), member(backplane, started.request_id)
+    await backplane.redis.hset(key, mapping={"max_attempts": 9})
+    waits = []
+    for _ in range(4):
+        await claimed(backplane, started)
+        while await backplane.redis.llen(backplane.keys.doorbell):
+            await backplane.doorbell.wait()
+        await lapse(backplane, started.request_id)
+        assert await backplane.turns.recover(place) == "taken_over"
+        seconds, micros = await backplane.redis.time()
+        ready_at = int(await backplane.redis.hget(key, "ready_at") or 0)
+        waits.append(round((ready_at - seconds * 1000 - micros // 1000) / 1000))
+        rung = await backplane.redis.llen(backplane.keys.doorbell)
+        assert rung == (waits[-1] == 0)
+        if waits[-1]:
+            assert await backplane.turns.claim(place, "too early") is None
+            assert await backplane.turns.recover(place) == "none"
+            await lapse(backplane, started.request_id)
+            assert await backplane.turns.recover(place) == "rung"
+            await lapse(backplane, started.request_id)
+    assert waits == [0, 1, 2, 4]
+
+
+async def test_a_turn_that_may_not_be_tried_again_ends_with_its_first_worker(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask(policy="fail"))
+    follow = await backplane.turns.start(REF, ask("next", queue_mode="followup"))
+    await claimed(backplane, started)
+    await lapse(backplane, started.request_id)
+    assert await backplane.turns.recover(member(backplane, started.request_id)) == "worker_lost"
+    assert (await claimed(backplane, follow)).message == "next"
+
+
+async def test_the_policy_is_the_settings_unless_the_start_says_otherwise(open_backplane: Any) -> None:
+    async with open_backplane(turn_policy="resume") as backplane:
+        assert (await claimed(backplane, await backplane.turns.start(REF, ask()))).policy == "resume"
+        assert (await claimed(backplane, await backplane.turns.start(REF, ask(policy="retry")))).policy == "retry"
 
 
 async def test_a_deadline_is_enforced_although_nobody_owns_the_turn(open_backplane: Any) -> None:

@@ -40,7 +40,7 @@ end
 
 local function forget_input(request)
   redis.call('HDEL', TURNS .. request, 'message', 'input', 'preview')
-  redis.call('DEL', TEXTS .. request)
+  redis.call('DEL', TEXTS .. request, STEPS .. request)
   redis.call('PEXPIRE', TURNS .. request, TURN_TTL)
 end
 

@@ -9,6 +9,7 @@
 -- A ready turn whose doorbell was lost is rung again after this, then after twice the time it has waited.
 local RING_AGAIN_MS = 2000
 local RING_AGAIN_MAX_MS = 60000
+local BACKOFF_MAX_MS = 60000
 
 local CANCELLED = '"message":"The turn was cancelled.","error_type":"cancelled","error_source":"user",'
   .. '"error_retryable":false'
@@ -21,7 +22,8 @@ local WORKER_LOST = '"message":"The workers that ran this turn were lost.","erro
 
 local function read_turn(request)
   local v = redis.call('HMGET', TURNS .. request, 'state', 'attempt', 'lost', 'lease_until', 'deadline',
-    'cancel', 'batch', 'seq', 'envelope', 'max_attempts', 'ready_at', 'worker', 'lane')
+    'cancel', 'batch', 'seq', 'envelope', 'max_attempts', 'ready_at', 'worker', 'lane',
+    'policy')
   if not v[1] then
     return nil
   end
@@ -29,7 +31,7 @@ local function read_turn(request)
     request = request, state = v[1], attempt = tonumber(v[2]), lost = tonumber(v[3]),
     lease_until = tonumber(v[4]), deadline = tonumber(v[5]), cancel = v[6] and tonumber(v[6]),
     batch = tonumber(v[7]), seq = tonumber(v[8]), envelope = v[9], max_attempts = tonumber(v[10]),
-    ready_at = tonumber(v[11]), worker = v[12], lane = v[13],
+    ready_at = tonumber(v[11]), worker = v[12], lane = v[13], policy = v[14],
   }
 end
 
@@ -41,14 +43,24 @@ local function look_at(request, at)
   redis.call('ZADD', DUE, at, member(request))
 end
 
--- The turn may be claimed from now on. Whoever called the script rings the doorbell afterwards.
-local function make_ready(request, lane, deadline)
-  redis.call('HSET', TURNS .. request, 'state', 'ready', 'ready_at', NOW)
+-- An active turn lives as long as its deadline; the end of the turn sets its last lifetime.
+local function keep_turn(request, deadline)
+  local left = math.max(deadline - NOW, 0) + TURN_TTL
+  redis.call('PEXPIRE', TURNS .. request, left)
+  redis.call('PEXPIRE', TEXTS .. request, left)
+  redis.call('PEXPIRE', STEPS .. request, left)
+end
+
+-- The turn may be claimed from `at` on. Whoever called the script rings the doorbell afterwards, unless it is
+-- held back: then recover.lua rings when its time has come.
+local function make_ready(request, lane, deadline, at)
+  at = at or NOW
+  redis.call('HSET', TURNS .. request, 'state', 'ready', 'ready_at', at, 'held_back', at > NOW and 1 or 0)
   if lane ~= 'parallel' then
     redis.call('HSET', THREAD, 'running', request)
   end
-  redis.call('ZADD', READY, NOW, member(request))
-  look_at(request, math.min(NOW + RING_AGAIN_MS, deadline))
+  redis.call('ZADD', READY, at, member(request))
+  look_at(request, math.min(at > NOW and at or NOW + RING_AGAIN_MS, deadline))
 end
 
 -- A turn begins: its message enters the session and the log. `before` are events that come first. A parallel
@@ -70,8 +82,7 @@ local function begin(request, before)
   local deadline = NOW + tonumber(v[4])
   redis.call('HSET', TURNS .. request, 'deadline', deadline, 'first', offset, 'began', NOW,
     'message_id', message_id, 'session_version', version)
-  -- an active turn lives as long as its deadline; the end of the turn sets its last lifetime
-  redis.call('PEXPIRE', TURNS .. request, tonumber(v[4]) + TURN_TTL)
+  keep_turn(request, deadline)
   make_ready(request, v[6], deadline)
   keep_thread()
   return offset
@@ -105,6 +116,12 @@ local function remember_answer(request, answer)
     remember('"role":"assistant","content":' .. cjson.encode(text) .. ',"interrupted":true,"request_id":"'
       .. request .. '"')
   end
+end
+
+-- What has been said and done so far stands: an attempt with the policy `resume` begins behind it.
+local function keep_so_far(turn, offset, seq)
+  redis.call('HSET', TURNS .. turn.request, 'kept_offset', offset, 'kept_seq', seq,
+    'kept_text', redis.call('STRLEN', TEXTS .. turn.request))
 end
 
 -- The one way out of a turn: answer into the session, terminal event, release. `answer` is a JSON string or ''.

@@ -186,7 +186,8 @@ class Turn:
                 if item.name == "queue_item_removed":
                     break
                 if item.name == "turn_restarted":
-                    text = ""
+                    kept = item.get("kept_text")
+                    text = text[:kept] if isinstance(kept, int) else ""
                 elif item.name == "text_delta":
                     text += item.delta
         return Outcome(self.request_id, False, text, "removed", "the message was removed from the queue")

@@ -65,6 +65,12 @@ async def test_the_agent_that_can_be_steered_runs_without_a_worker() -> None:
     assert said == ["Chapter one. ", "Chapter two. ", "Chapter three. "]
 
 
+async def test_the_agent_with_a_step_runs_without_a_worker() -> None:
+    agent = cast("Agent", run_block(IMPORTS + block("turn.step("))["agent"])
+    said = [event async for event in agent(Turn("t1", "r1", "default", "ada", "tea", []))]
+    assert said == ["I am ordering. ", "Done: tea is on its way. "]
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_guide_names_each_class_of_the_contract(name: str) -> None:
     assert re.search(rf"`{name}\b", GUIDE)
