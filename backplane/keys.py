@@ -7,6 +7,7 @@ never after it, and ids hold no `/`: no two threads share a key.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -108,3 +109,26 @@ class Keys:
             live=f"{slot}:live:{ref}",
             partition=self.partition(partition),
         )
+
+
+class RelayChannels:
+    """The channels by which nodes carry Socket.IO's own features to each other (gateway/manager.py).
+
+    No hash tag: on a cluster each channel has its own slot. A node's channel, a namespace's and a room's are three
+    kinds of name, and what servers and clients named themselves stands in JSON: no two share a channel.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def node(self, node_id: str) -> str:
+        """Return the channel of what concerns one node: its clients, and the answers to what it asked."""
+        return f"{self.prefix}:node:{node_id}"
+
+    def namespace(self, namespace: str) -> str:
+        """Return the channel of what everybody in a namespace is told."""
+        return f"{self.prefix}:namespace:{json.dumps(namespace)}"
+
+    def room(self, namespace: str, room: str | int) -> str:
+        """Return the channel of one room of a namespace."""
+        return f"{self.prefix}:room:{json.dumps([namespace, room])}"

@@ -142,11 +142,14 @@ class Room:
         self._offset = offset = event.offset
         self._recent.append(event)
         self._note(event)
+        sent = 0
         for member, place in list(self._members.items()):
             if offset <= place.after or place.paused or (place.only_own and event.request_id not in place.own):
                 continue
+            sent += 1
             if not member.send(event):
                 self._pause(member, place, offset)
+        self._metrics.sent.inc(sent)
         if event.name in TERMINAL:
             self._let_go(event.request_id)
 
@@ -238,7 +241,8 @@ class Room:
             Unavailable: when Redis did not answer.
         """
         place = self._members.get(member)
-        if place is not None:
+        served = place is not None and cursor is None and not (place.only_own or place.paused)
+        if place is not None and not served:
             # a client that asks again on the same connection is believed: its cursor says what it has
             place.paused = True
         try:
@@ -248,11 +252,13 @@ class Room:
                     return Joined(cursor[0], offset, True, None)
             snapshot = await self._backplane.sessions.snapshot(self.ref, subject=subject, most=messages)
         except ThreadlineError:
-            if place is not None:
+            if place is not None and not served:
                 self.remove(member)
                 member.lose("could not be brought up to the present")
             raise
         self._meet(snapshot.epoch, snapshot.offset, [], snapshot.active)
+        if served:  # it goes on as it was: nothing is sent twice, and nothing left out
+            return Joined(snapshot.epoch, snapshot.offset, None, snapshot)
         self.hold()
         asyncio.get_running_loop().call_soon(self._admit_after_snapshot, member, snapshot.offset)
         return Joined(snapshot.epoch, snapshot.offset, None if cursor is None else False, snapshot)

@@ -17,11 +17,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from backplane.connection import Backplane, opened_when_reachable
+from backplane.publisher import Publisher
 from backplane.recoverer import Recoverer
 from backplane.settings import Settings
 from gateway import auth
 from gateway.auth import Authenticator
 from gateway.http import Http
+from gateway.manager import RoomChannelManager
 from gateway.metrics import Metrics
 from gateway.node import Node
 from gateway.origins import OriginGuard
@@ -43,7 +45,9 @@ class Gateway:
         self.node = Node(backplane)
         self.rooms = Rooms(backplane, self.metrics)
         verbs = Verbs(backplane, self.rooms)
-        self._server = GuardedServer(settings)
+        self._publisher = Publisher(backplane.redis)
+        self._manager = RoomChannelManager(self._publisher, backplane.live, prefix=settings.key_prefix)
+        self._server = GuardedServer(settings, client_manager=self._manager)
         self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics)
         http = Http(settings, authenticator, verbs, self.node, self.metrics)
         self.app = OriginGuard(Starlette(routes=[*http.routes(), Mount("/", ASGIApp(self._server))]), settings)
@@ -77,6 +81,8 @@ class Gateway:
     async def close(self) -> None:
         """Stop Socket.IO's background tasks."""
         await self._server.shutdown()
+        await self._manager.close()
+        await self._publisher.close()
 
 
 class Uvicorn(uvicorn.Server):

@@ -25,8 +25,8 @@ from gateway.rooms import Room
 from gateway.verbs import Ack, Verbs
 
 _log = structlog.get_logger("gateway.sockets")
-_UNREAD = 4096
-"""Packets that may wait for a socket that does not read; then it is cut, and resumes when it comes back."""
+_PATIENCE = 20.0
+"""Seconds that a socket may read nothing; then it is cut, and resumes when it comes back."""
 _EXPIRY_GRACE = 30.0
 """Seconds between `auth_expired` and the end of the connection, for the client to refresh its token."""
 _AWAY = 1012
@@ -34,18 +34,42 @@ _AWAY = 1012
 _CUT_AT_ONCE = 50
 
 
-def encode(event: Event, aliases: bool) -> tuple[Any, ...]:
-    """Return the Engine.IO packets of an event: under its name, and under its alias."""
-    names = [event.name]
-    if aliases and event.name not in DELTAS:
-        names.append(event.name.replace("_", ":"))
-    return tuple(engine_packet.Packet(engine_packet.MESSAGE, f'2["{name}",{event.text}]') for name in names)
+class Encoded:
+    """An event as clients get it, under its name and its alias: made once for all sockets of a node."""
+
+    __slots__ = ("_packets", "_texts", "frame")
+
+    def __init__(self, event: Event, aliases: bool) -> None:
+        name = event.name.encode()
+        self._texts = [b'2["' + name + b'",' + event.raw + b"]"]
+        if aliases and event.name not in DELTAS:
+            self._texts.append(b'2["' + name.replace(b"_", b":") + b'",' + event.raw + b"]")
+        self.frame = b"".join([text_frame(b"4" + text) for text in self._texts])
+        """As WebSocket frames."""
+        self._packets: list[Any] | None = None
+
+    @property
+    def packets(self) -> list[Any]:
+        """As Engine.IO packets, for sockets that are not written to directly."""
+        if self._packets is None:
+            self._packets = [engine_packet.Packet(engine_packet.MESSAGE, text.decode()) for text in self._texts]
+        return self._packets
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return a whole, unmasked WebSocket text frame (RFC 6455, section 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81" + bytes((size,)) + payload
+    if size < 1 << 16:
+        return b"\x81\x7e" + size.to_bytes(2) + payload
+    return b"\x81\x7f" + size.to_bytes(8) + payload
 
 
 class Socket:
     """One connected client: who it is, and where its events go. A member of rooms."""
 
-    def __init__(self, server: GuardedServer, settings: Settings, metrics: Metrics, sid: str, eio_sid: str) -> None:
+    def __init__(self, server: GuardedServer, settings: Settings, sid: str, eio_sid: str) -> None:
         self.sid = sid
         self.eio_sid = eio_sid
         self.identity: Identity
@@ -58,22 +82,17 @@ class Socket:
         self._server = server
         self._session = server.eio.sockets[eio_sid]
         self._aliases = settings.aliases
-        self._metrics = metrics
         self._lost: asyncio.Task[None] | None = None
 
-    def send(self, event: Event) -> None:
-        """Queue an event, encoded once for all sockets of the node."""
-        session = self._session
-        if session.closed or self._lost is not None:
-            return
+    def send(self, event: Event) -> bool:
+        """Send an event, encoded once for all sockets of the node."""
         if event.encoded is None:
-            event.encoded = encode(event, self._aliases)
-        for packet in event.encoded:
-            session.queue.put_nowait(packet)
-        self._metrics.sent.inc()
-        if session.queue.qsize() > _UNREAD:
-            self._metrics.slow_clients.inc()
-            self.lose("reads too slowly")
+            event.encoded = Encoded(event, self._aliases)
+        return self._session.write(event.encoded)  # type: ignore[no-any-return]  # the library has no types
+
+    async def drained(self) -> bool:
+        """Wait until the client has read what waits for it; False when it has not for long, or is gone."""
+        return await self._session.drained(_PATIENCE)  # type: ignore[no-any-return]  # likewise
 
     def lose(self, reason: str) -> None:
         """Close the transport: a client comes back by itself, with its cursor."""
@@ -135,7 +154,7 @@ class Sockets:
             raise Refused(error.code, error.as_dict()) from None
         if eio_sid not in self._server.eio.sockets:
             raise Refused("unavailable")
-        socket = Socket(self._server, self._settings, self._metrics, sid, eio_sid)
+        socket = Socket(self._server, self._settings, sid, eio_sid)
         self._sockets[sid] = socket
         self._identify(socket, identity)
         # an event that is emitted here would leave before the CONNECT packet

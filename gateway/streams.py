@@ -47,7 +47,6 @@ class Stream:
 
     def send(self, event: Event) -> bool:
         """Queue an event."""
-        self._metrics.sent.inc()
         self._waiting.put_nowait(event)
         return self._waiting.qsize() < _UNREAD
 

@@ -21,8 +21,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from backplane.errors import NotFound
 from backplane.settings import Settings
-from gateway import packets
-from gateway.packets import Breach, GuardedPacket, GuardedServer
+from gateway import connections, frames, packets
+from gateway.engine import AbortableWebSocketProtocol, server_limits
+from gateway.frames import Breach
+from gateway.packets import GuardedPacket, GuardedServer
 
 LIMIT = 20_000
 
@@ -99,9 +101,9 @@ async def running(**options: Any) -> AsyncIterator[Node]:
         socketio.ASGIApp(node.sio),
         log_config=None,
         lifespan="off",
-        ws=packets.AbortableWebSocketProtocol,
+        ws=AbortableWebSocketProtocol,
         timeout_graceful_shutdown=1,
-        **packets.server_limits(node.settings),
+        **server_limits(node.settings),
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -279,7 +281,7 @@ async def test_an_event_with_a_reserved_name_runs_no_handler(node: Node, name: s
     async with node.joined() as client, node.joined() as bystander:
         connects = list(node.connects)
         await client.send(f'42{packet_id}["{name}",{{"token":"somebody else\'s"}},{{}}]')
-        assert await closed(client) == packets.POLICY_VIOLATION
+        assert await closed(client) == frames.POLICY_VIOLATION
         await until(lambda: len(node.disconnects) == 1)
         assert node.connects == connects
         assert node.calls == []
@@ -290,41 +292,41 @@ async def test_an_event_with_a_reserved_name_runs_no_handler(node: Node, name: s
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
-        ('451-["call",{"_placeholder":true,"num":0}]', packets.UNSUPPORTED_DATA),
-        ('459999999999-["call",{"_placeholder":true,"num":0}]', packets.UNSUPPORTED_DATA),
-        ('4510000000000-["call",{}]', packets.UNSUPPORTED_DATA),
-        ('461-1["x"]', packets.UNSUPPORTED_DATA),
-        ('423-["call",{"_placeholder":true,"num":0}]', packets.PROTOCOL_ERROR),
-        (b"\x04attachment", packets.UNSUPPORTED_DATA),
-        (b"", packets.UNSUPPORTED_DATA),
-        ("bAAAA", packets.PROTOCOL_ERROR),
-        ("", packets.PROTOCOL_ERROR),
-        ("4", packets.PROTOCOL_ERROR),
-        ("44", packets.PROTOCOL_ERROR),
-        ("44{}", packets.PROTOCOL_ERROR),
-        ("47", packets.PROTOCOL_ERROR),
-        ("4²", packets.PROTOCOL_ERROR),
-        ("4[" + "[" * 10_000, packets.PROTOCOL_ERROR),
-        ('4{"a":1}', packets.PROTOCOL_ERROR),
-        ("42", packets.PROTOCOL_ERROR),
-        ("42[]", packets.PROTOCOL_ERROR),
-        ('42{"0":"call"}', packets.PROTOCOL_ERROR),
-        ('42"call"', packets.PROTOCOL_ERROR),
-        ("42" + "1" * 16 + '["call"]', packets.PROTOCOL_ERROR),
-        ('42²["call"]', packets.PROTOCOL_ERROR),
-        ("42/" + "x" * 100 + ',["call"]', packets.PROTOCOL_ERROR),
-        ('42/a\nb,["call"]', packets.PROTOCOL_ERROR),
-        ("40[1]", packets.PROTOCOL_ERROR),
-        ("40NaN", packets.PROTOCOL_ERROR),
-        ("40{", packets.PROTOCOL_ERROR),
-        ('40"token"', packets.PROTOCOL_ERROR),
-        ("41{}", packets.PROTOCOL_ERROR),
-        ("0", packets.PROTOCOL_ERROR),
-        ("6", packets.PROTOCOL_ERROR),
-        ("9", packets.PROTOCOL_ERROR),
-        ("x", packets.PROTOCOL_ERROR),
-        ("3" + "[" * 10_000, packets.PROTOCOL_ERROR),
-        ("\n2026-01-01 CRITICAL", packets.PROTOCOL_ERROR),
+        ('451-["call",{"_placeholder":true,"num":0}]', frames.UNSUPPORTED_DATA),
+        ('459999999999-["call",{"_placeholder":true,"num":0}]', frames.UNSUPPORTED_DATA),
+        ('4510000000000-["call",{}]', frames.UNSUPPORTED_DATA),
+        ('461-1["x"]', frames.UNSUPPORTED_DATA),
+        ('423-["call",{"_placeholder":true,"num":0}]', frames.PROTOCOL_ERROR),
+        (b"\x04attachment", frames.UNSUPPORTED_DATA),
+        (b"", frames.UNSUPPORTED_DATA),
+        ("bAAAA", frames.PROTOCOL_ERROR),
+        ("", frames.PROTOCOL_ERROR),
+        ("4", frames.PROTOCOL_ERROR),
+        ("44", frames.PROTOCOL_ERROR),
+        ("44{}", frames.PROTOCOL_ERROR),
+        ("47", frames.PROTOCOL_ERROR),
+        ("4²", frames.PROTOCOL_ERROR),
+        ("4[" + "[" * 10_000, frames.PROTOCOL_ERROR),
+        ('4{"a":1}', frames.PROTOCOL_ERROR),
+        ("42", frames.PROTOCOL_ERROR),
+        ("42[]", frames.PROTOCOL_ERROR),
+        ('42{"0":"call"}', frames.PROTOCOL_ERROR),
+        ('42"call"', frames.PROTOCOL_ERROR),
+        ("42" + "1" * 16 + '["call"]', frames.PROTOCOL_ERROR),
+        ('42²["call"]', frames.PROTOCOL_ERROR),
+        ("42/" + "x" * 100 + ',["call"]', frames.PROTOCOL_ERROR),
+        ('42/a\nb,["call"]', frames.PROTOCOL_ERROR),
+        ("40[1]", frames.PROTOCOL_ERROR),
+        ("40NaN", frames.PROTOCOL_ERROR),
+        ("40{", frames.PROTOCOL_ERROR),
+        ('40"token"', frames.PROTOCOL_ERROR),
+        ("41{}", frames.PROTOCOL_ERROR),
+        ("0", frames.PROTOCOL_ERROR),
+        ("6", frames.PROTOCOL_ERROR),
+        ("9", frames.PROTOCOL_ERROR),
+        ("x", frames.PROTOCOL_ERROR),
+        ("3" + "[" * 10_000, frames.PROTOCOL_ERROR),
+        ("\n2026-01-01 CRITICAL", frames.PROTOCOL_ERROR),
     ],
 )
 async def test_a_frame_that_no_client_library_sends_ends_its_connection_alone(
@@ -341,8 +343,16 @@ async def test_a_frame_that_no_client_library_sends_ends_its_connection_alone(
         assert node.calls == []
         assert (await answer(bystander, '421["call",1]'))["ok"] is True
     await until(lambda: not node.sio.eio.sockets)
-    assert not node.sio.eio.websockets
     assert not node.sio.environ
+
+
+async def test_a_second_connect_packet_does_not_run_the_handler_again(node: Node) -> None:
+    async with node.joined() as client:
+        with capture_logs() as logs:
+            await client.send('40{"token":"somebody else\'s"}')
+            assert await closed(client) == frames.PROTOCOL_ERROR
+        assert [line["reason"] for line in logs] == ["connected_already"]
+    assert node.connects == [None]
 
 
 async def test_announced_attachments_are_not_waited_for(node: Node) -> None:
@@ -357,7 +367,7 @@ async def test_announced_attachments_are_not_waited_for(node: Node) -> None:
 async def test_a_frame_over_the_limit_is_refused_as_too_big(node: Node) -> None:
     async with node.joined() as client:
         await client.send('421["call","' + "x" * LIMIT + '"]')
-        assert await closed(client) == packets.MESSAGE_TOO_BIG
+        assert await closed(client) == frames.MESSAGE_TOO_BIG
     async with node.joined() as client:
         assert (await answer(client, '421["call","' + "x" * (LIMIT - 100) + '"]'))["ok"] is True
 
@@ -374,7 +384,7 @@ async def test_malformed_calls_without_end_end_the_connection_without_a_tracebac
     async with node.joined() as client, node.joined() as bystander:
         with capture_logs() as logs:
             assert await is_cut_off(client, '42["call",NaN]', 1000)
-            assert await closed(client) == packets.POLICY_VIOLATION
+            assert await closed(client) == frames.POLICY_VIOLATION
         assert len(logs) <= packets.MAX_REFUSALS + 2
         assert logs[-1]["reason"] == "too_many_malformed_packets"
         assert caplog.text == ""
@@ -385,12 +395,12 @@ async def test_answers_to_questions_that_nobody_asked_are_counted_as_malformed(n
     async with node.joined() as client:
         with capture_logs():
             assert await is_cut_off(client, "431[]", 1000)
-        assert await closed(client) == packets.POLICY_VIOLATION
+        assert await closed(client) == frames.POLICY_VIOLATION
 
 
 async def test_a_client_that_calls_and_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packets, "MAX_UNREAD", 20)
-    monkeypatch.setattr(packets, "CLOSE_GRACE", 0.1)
+    monkeypatch.setattr(connections, "CLOSE_GRACE", 0.1)
     async with running() as node:
         call = '421["call","' + "x" * (LIMIT - 100) + '"]'
         async with node.joined(max_queue=1) as client:
@@ -418,7 +428,7 @@ async def test_a_socket_in_no_namespace_is_closed_although_it_answers_pings(firs
         for frame in ["40", "41"] if first == "leave" else [first] if first else []:
             await client.send(frame)
         with capture_logs() as logs:
-            assert await closed(client) == packets.POLICY_VIOLATION
+            assert await closed(client) == frames.POLICY_VIOLATION
         assert [line["reason"] for line in logs] == ["never_connected"]
         await until(lambda: not node.sio.eio.sockets)
 
@@ -428,7 +438,7 @@ async def test_a_socket_whose_client_was_told_to_leave_is_closed_too() -> None:
         await answer(client, '421["call",1]')
         await node.sio.disconnect(node.calls[0][0])
         with capture_logs():
-            assert await closed(client) == packets.POLICY_VIOLATION
+            assert await closed(client) == frames.POLICY_VIOLATION
 
 
 async def test_a_socket_in_a_namespace_outlives_the_deadline() -> None:
@@ -451,7 +461,7 @@ async def polling(node: Node) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
 
 async def test_a_call_by_http_polling_is_answered(node: Node) -> None:
     async with polling(node) as (http, url):
-        assert (await http.post(url, content="40")).text == "OK"
+        assert (await http.post(url, content="40")).text == "ok"
         assert (await http.get(url)).text.startswith('40{"sid":')
         chunks = _chunks(b'421["call","\xc3\xa9"]\x1e422["call",NaN]')
         assert (await http.post(url, content=chunks)).status_code == 200
@@ -476,7 +486,7 @@ async def _chunks(body: bytes) -> AsyncIterator[bytes]:
         b"\xff\xfe",
         b'451-["call",{}]',
         b'42["connect",{}]',
-        b"\x1e".join([b'42["call",1]'] * 17),
+        b"\x1e".join([b'42["call",1]'] * (frames.MAX_POLL_PACKETS + 1)),
         b'42["call","' + b"x" * LIMIT + b'"]',
         b'd=42["call",1]',
         b'42["call",1]\x1e9\x1e42["call",2]',
@@ -543,7 +553,7 @@ async def test_a_session_that_polls_may_move_to_a_websocket(node: Node) -> None:
                 received = str(await client.recv())
             await client.send("x")
             with capture_logs():
-                assert await closed(client) == packets.PROTOCOL_ERROR
+                assert await closed(client) == frames.PROTOCOL_ERROR
     await until(lambda: len(node.disconnects) == 1 and not node.sio.eio.sockets)
 
 
@@ -555,7 +565,7 @@ async def test_a_malformed_upgrade_ends_the_session(node: Node, caplog: pytest.L
         with capture_logs():
             async with connect(ws, proxy=None) as client:
                 await client.send("x")
-                assert await closed(client) == packets.PROTOCOL_ERROR
+                assert await closed(client) == frames.PROTOCOL_ERROR
             assert (await http.get(url)).status_code == 400
     assert node.disconnects
     assert caplog.text == ""

@@ -310,6 +310,18 @@ async def test_who_asks_again_with_an_older_cursor_is_sent_what_follows_it(threa
     await wait_until(lambda: member.offsets == [2, 3, 4], "and it goes on")
 
 
+async def test_who_is_served_and_asks_for_a_snapshot_goes_on_being_served(thread: Thread) -> None:
+    """The original client subscribes without a cursor to a thread in which it has just started a turn."""
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 2))
+    joining = asyncio.create_task(thread.join(member))
+    for number in range(20):
+        await thread.say(str(number))
+    joined = await joining
+    assert (joined.recovered, joined.snapshot is None) == (None, False)
+    await wait_until(lambda: member.offsets == list(range(3, 23)), "nothing is left out, nothing sent twice")
+
+
 async def test_who_left_and_comes_back_gets_what_others_did_meanwhile(thread: Thread) -> None:
     """While it waited for its own turn it was not sent other requests; its cursor brings them."""
     member = Watcher()

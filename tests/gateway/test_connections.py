@@ -1,0 +1,212 @@
+"""Engine.IO sessions whose clients misbehave or leave halfway, on an engine that echoes."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+import uvicorn
+from engineio import ASGIApp  # type: ignore[import-untyped] # the library has no types
+from engineio import packet as wire
+from structlog.testing import capture_logs
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from backplane.settings import Settings
+from gateway import connections, frames, strictjson
+from gateway.connections import Connection
+from gateway.engine import AbortableWebSocketProtocol, GuardedEngine, server_limits
+from tests.support.serving import served
+from tests.support.waiting import wait_until
+
+LIMIT = 20_000
+
+
+@dataclass
+class Echo:
+    """An engine that sends back what it is sent, and notes who came and why they left."""
+
+    http: httpx.AsyncClient
+    port: int = 0
+    left: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.engine = GuardedEngine(max_http_buffer_size=LIMIT, json=strictjson, async_handlers=False)
+        self.engine.on("message", self.engine.send)
+        self.engine.on("disconnect", self._note)
+
+    async def _note(self, sid: str, reason: str) -> None:
+        self.left.append(reason)
+
+    def configuration(self, port: int) -> uvicorn.Config:
+        app = ASGIApp(self.engine)
+        limits = server_limits(Settings(max_frame_bytes=LIMIT))
+        return uvicorn.Config(app, ws=AbortableWebSocketProtocol, lifespan="off", timeout_graceful_shutdown=1, **limits)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/engine.io/?EIO=4&transport=polling"
+
+    async def opened(self) -> tuple[Connection, str]:
+        """Open a session by polling; return it, and the URL of its polls."""
+        sid = json.loads((await self.http.get(self.url)).text[1:])["sid"]
+        connection: Connection = self.engine.sockets[sid]
+        return connection, f"{self.url}&sid={sid}"
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        echo = Echo(http)
+        async with served(echo.configuration) as echo.port:
+            yield echo
+            await echo.engine.shutdown()
+
+
+def upgraded(url: str) -> str:
+    """Return the URL by which the session moves to a WebSocket."""
+    return url.replace("http://", "ws://").replace("polling", "websocket")
+
+
+async def half_a_request(port: int, url: str, head: str, body: bytes = b"") -> asyncio.StreamWriter:
+    """Send a request, and leave the connection open."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    path = url.partition(f":{port}")[2]
+    writer.write(head.format(path).replace("\n", "\r\n").encode() + body)
+    await writer.drain()
+    return writer
+
+
+GET = "GET {} HTTP/1.1\nhost: x\n\n"
+POST = "POST {} HTTP/1.1\nhost: x\ncontent-length: 100\n\n"
+
+
+async def test_a_poll_that_is_abandoned_takes_no_packet_along(echo: Echo) -> None:
+    connection, url = await echo.opened()
+    writer = await half_a_request(echo.port, url, GET)
+    await wait_until(lambda: connection.polling, "the poll to wait")
+    writer.close()
+    await wait_until(lambda: echo.left == ["transport close"], "the session to end, so that the client resumes")
+    assert (await echo.http.get(url)).status_code == 400
+
+
+async def test_half_a_post_ends_the_session(echo: Echo) -> None:
+    connection, url = await echo.opened()
+    writer = await half_a_request(echo.port, url, POST, b"4hel")
+    await wait_until(lambda: connection.posting, "the post to be read")
+    writer.close()
+    await wait_until(lambda: echo.left == ["transport error"], "the session to end")
+
+
+async def test_a_post_beside_another_ends_the_session(echo: Echo) -> None:
+    connection, url = await echo.opened()
+    writer = await half_a_request(echo.port, url, POST, b"4hel")
+    await wait_until(lambda: connection.posting, "the post to be read")
+    with capture_logs() as logs:
+        assert (await echo.http.post(url, content="4x")).status_code == 400
+    assert [line["reason"] for line in logs] == ["overlapping_posts"]
+    assert echo.left == ["server disconnect"]
+    writer.close()
+
+
+async def test_an_upgrade_that_is_not_finished_leaves_the_session_where_it_is(
+    echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "UPGRADE_DEADLINE", 0.05)
+    connection, url = await echo.opened()
+    for sent in ([], ["2probe"]):
+        async with connect(upgraded(url), proxy=None) as client:
+            for frame in sent:
+                await client.send(frame)
+                assert await client.recv() == "3probe"
+            with pytest.raises(ConnectionClosed):
+                await client.recv()
+    await echo.http.post(url, content="4hello")
+    assert (await echo.http.get(url)).text == "4hello"
+    async with connect(upgraded(url), proxy=None) as client:
+        await client.send("2probe")
+        assert await client.recv() == "3probe"
+        await client.send("5")
+        await wait_until(lambda: connection.upgraded, "the upgrade to be done")
+
+
+async def test_packets_still_come_by_polling_while_the_second_transport_opens(echo: Echo) -> None:
+    _, url = await echo.opened()
+    async with connect(upgraded(url), proxy=None):
+        await echo.http.post(url, content="4hello")
+        assert (await echo.http.get(url)).text == "4hello"
+
+
+async def test_a_session_that_ends_during_its_upgrade_closes_both_transports(echo: Echo) -> None:
+    _, url = await echo.opened()
+    async with connect(upgraded(url), proxy=None) as client:
+        await client.send("2probe")
+        assert await client.recv() == "3probe"
+        await echo.http.post(url, content="1")
+        with pytest.raises(ConnectionClosed):
+            await client.recv()
+    assert (await echo.http.get(url)).status_code == 400
+
+
+async def test_a_long_answer_to_a_poll_is_compressed_for_those_who_take_it(echo: Echo) -> None:
+    for accepted, encoding in [("br, gzip;q=0.5", "gzip"), ("identity", None)]:
+        _, url = await echo.opened()
+        await echo.http.post(url, content="4" + "x" * 5000)
+        async with echo.http.stream("GET", url, headers={"accept-encoding": accepted}) as answer:
+            raw = b"".join([part async for part in answer.aiter_raw()])
+        assert answer.headers.get("content-encoding") == encoding
+        assert (gzip.decompress(raw) if encoding else raw) == b"4" + b"x" * 5000
+
+
+async def test_waiting_for_the_queue_ends_when_all_is_written(echo: Echo) -> None:
+    async with connect(upgraded(echo.url), proxy=None) as client:
+        sid = json.loads(str(await client.recv())[1:])["sid"]
+        connection = echo.engine.sockets[sid]
+        connection.queue.put_nowait(wire.Packet(wire.MESSAGE, "hello"))
+        async with asyncio.timeout(10):
+            await connection.queue.join()
+            assert await client.recv() == "4hello"
+
+
+async def test_waiting_for_the_queue_ends_with_the_session(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CLOSE_GRACE", 0.1)
+    async with connect(upgraded(echo.url), proxy=None, max_queue=1) as client:
+        sid = json.loads(str(await client.recv())[1:])["sid"]
+        connection = echo.engine.sockets[sid]
+        for _ in range(500):  # more than the buffers between the two take: the writer waits
+            connection.queue.put_nowait(wire.Packet(wire.MESSAGE, "x" * 100_000))
+        waiting = asyncio.create_task(connection.queue.join())
+        with capture_logs():
+            await echo.engine.cut(sid, frames.Breach("no_reason"))
+        async with asyncio.timeout(10):
+            await waiting
+        assert connection.queue.empty()
+
+
+async def test_a_connect_handler_may_refuse(echo: Echo) -> None:
+    async def refuse(sid: str, environ: dict[str, object]) -> bool:
+        return False
+
+    echo.engine.on("connect", refuse)
+    assert (await echo.http.get(echo.url)).status_code == 401
+    assert not echo.engine.sockets
+
+
+async def test_a_defect_in_a_request_is_one_line_without_its_words(
+    echo: Echo, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection, url = await echo.opened()
+
+    async def fail(receive: object) -> list[object]:
+        raise ValueError("secret-word")
+
+    connection.handle_poll = fail  # type: ignore[method-assign] # a defect, put in on purpose
+    with capture_logs() as logs:
+        assert (await echo.http.get(url)).status_code == 500
+    assert [line["event"] for line in logs] == ["request_failed"]
+    assert "secret-word" not in json.dumps(logs)
