@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from backplane.approvals import Approvals
 from backplane.doorbell import Doorbell
 from backplane.errors import Internal, Misconfigured, Unavailable
 from backplane.ids import ThreadRef
@@ -117,6 +118,7 @@ class Backplane:
         self.sessions = Sessions(self)
         self.turns = Turns(self)
         self.steps = Steps(self)
+        self.approvals = Approvals(self)
 
     @classmethod
     @asynccontextmanager
@@ -162,6 +164,7 @@ class Backplane:
                 keys.live,
                 partition.control,
                 keys.steps,
+                keys.approvals,
             ),
             (
                 str(ref),

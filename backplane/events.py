@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+APPROVAL_DECIDED = "approval_decided"
+APPROVAL_REQUEST = "approval_request"
 CHAT_ACCEPTED = "chat_accepted"
 CHAT_DONE = "chat_done"
 CHAT_ERROR = "chat_error"

@@ -44,6 +44,8 @@ class ThreadKeys:
     steps: str
     """prefix of the steps of a turn; + request id. hash: step -> `begun ATTEMPT`, or `=` and the JSON of its result.
     Lives as long as its turn runs."""
+    approvals: str
+    """prefix of what a turn asks a person; + request id. hash (lua/lib/approval.lua). Lives as long as its turn."""
     texts: str
     """prefix of the running text; + request id. string, lives as long as its turn runs."""
     idempotency: str
@@ -104,6 +106,7 @@ class Keys:
             lanes=f"{slot}:lane:{ref}/",
             turns=f"{slot}:turn:{ref}/",
             steps=f"{slot}:steps:{ref}/",
+            approvals=f"{slot}:approvals:{ref}/",
             texts=f"{slot}:text:{ref}/",
             idempotency=f"{slot}:idempotency:{ref}/",
             live=f"{slot}:live:{ref}",

@@ -50,6 +50,8 @@ class RunningTurn:
     text: str
     thinking: str = ""
     tools: list[dict[str, Any]] = field(default_factory=list)
+    approvals: list[dict[str, Any]] = field(default_factory=list)
+    """What it has asked a person, with what became of it."""
 
     def fold(self, events: list[Event]) -> None:
         """Take in the turn's events other than text, which is kept whole beside the log."""
@@ -68,7 +70,7 @@ class RunningTurn:
         self.tools = list(tools.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return `{request_id, lane, state, attempt, text, thinking, tools}`."""
+        """Return `{request_id, lane, state, attempt, text, thinking, tools, approvals}`."""
         return {
             "request_id": self.request_id,
             "lane": self.lane,
@@ -77,6 +79,7 @@ class RunningTurn:
             "text": self.text,
             "thinking": self.thinking,
             "tools": self.tools,
+            "approvals": self.approvals,
         }
 
 
@@ -174,8 +177,9 @@ class Sessions:
             raise no_such_thread()
         events = decode_entries(entries)
         primary, parallel = None, []
-        for request, lane, state, attempt, text in turns:
+        for request, lane, state, attempt, text, asked in turns:
             turn = RunningTurn(request.decode(), lane.decode(), state.decode(), attempt, text.decode())
+            turn.approvals = json.loads(asked)
             turn.fold(events)
             if turn.lane == "parallel":
                 parallel.append(turn)

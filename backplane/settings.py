@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     """What becomes of a turn whose worker is lost, unless its start says otherwise: `retry`, `resume` or `fail`."""
     retry_backoff: _Seconds = 1.0
     """A turn that lost two workers waits this long for the next attempt, then twice as long each time."""
+    approval_timeout: _Seconds = 3600.0
+    """How long a person has to decide what an agent asks, unless the agent says otherwise; then it is refused."""
     max_steps_bytes: _Positive = 4 * 1024 * 1024
     """The recorded results of a turn's steps may take this much together."""
     inference_heartbeat: _Seconds = 20.0

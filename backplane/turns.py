@@ -135,6 +135,8 @@ class Claim:
     """What of the answer stands already: an earlier attempt said it, up to its last finished step."""
     steps: Mapping[str, str] = field(default_factory=dict)
     """The JSON of the results of finished steps, by the name of the step."""
+    kept_by: str = ""
+    """Up to where `text` was said: `step NAME` or `asked ID`, whichever came last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +434,7 @@ class Turns:
 
 def _claim(ref: ThreadRef, request_id: str, answer: Sequence[Any]) -> Claim:
     _, fence, version, epoch, message, given, subject, deadline, message_id, began, *more = answer
-    lane, policy, text, steps = more
+    lane, policy, text, steps, kept_by = more
     return Claim(
         ref=ref,
         request_id=request_id,
@@ -449,6 +451,7 @@ def _claim(ref: ThreadRef, request_id: str, answer: Sequence[Any]) -> Claim:
         policy=policy.decode(),
         text=text.decode(),
         steps=_finished_steps(steps),
+        kept_by=kept_by.decode(),
     )
 
 

@@ -30,6 +30,7 @@ MAX_MESSAGES = 200
 DEFAULT_MESSAGES = 50
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32
+MAX_DECISION = 4000
 MAX_TOKEN = 16 * 1024
 
 QueueMode = Literal["interrupt", "reject", "followup", "steer", "collect", "parallel"]
@@ -208,7 +209,11 @@ class ApprovalDecide(ThreadPayload):
     verb = "approval:decide"
 
     approval_id: _Id
-    decision: _Id
+    decision: Annotated[
+        str,
+        Field(max_length=MAX_DECISION, description=f"text of 1 to {MAX_DECISION} characters that is not blank"),
+        AfterValidator(_not_blank),
+    ]
 
 
 class AuthRefresh(Payload):

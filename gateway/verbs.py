@@ -11,6 +11,7 @@ from backplane.turns import Start
 from gateway.auth import Identity
 from gateway.payloads import (
     DEFAULT_MESSAGES,
+    ApprovalDecide,
     ChatCancel,
     ChatStart,
     QueueClear,
@@ -171,3 +172,17 @@ class Verbs:
         if not removed:
             raise NotFound("no such item waits in this thread; ask queue:status for those that do")
         return {"ok": True, "thread_id": ref.thread_id, "removed": removed}
+
+    async def decide(self, identity: Identity, asked: ApprovalDecide) -> Ack:
+        """Decide what an agent asks, or say who has."""
+        ref = self._ref(identity, asked)
+        decided = await self._backplane.approvals.decide(ref, identity.subject, asked.approval_id, asked.decision)
+        return {
+            "ok": True,
+            "thread_id": ref.thread_id,
+            "approval_id": asked.approval_id,
+            "decided": decided.decided,
+            "state": decided.answer.state,
+            "decision": decided.answer.decision,
+            "by": decided.answer.by,
+        }

@@ -1,7 +1,8 @@
 """A slot: one turn in a worker, from its claim to its end.
 
-Three things can stop a turn from outside, and they are told apart: it was cancelled (its owner still writes the
-end), it was fenced (somebody else owns it: write nothing more), or the worker stops (hand it back).
+Four things can stop a turn from outside, and they are told apart: it was cancelled (its owner still writes the
+end), it was fenced (somebody else owns it: write nothing more), the worker stops (hand it back), or the turn waits
+for a person (park it).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from worker.turn import (
 )
 
 _log = structlog.get_logger("worker.slot")
-StopReason = Literal["cancelled", "fenced", "stopping"]
+StopReason = Literal["cancelled", "fenced", "stopping", "parked"]
 _RETRY_PAUSE = 0.2
 
 
@@ -59,7 +60,7 @@ class Slot:
         self._known: list[StoredMessage] = []
         self._text = [claim.text]
         self._text_bytes = len(claim.text.encode())
-        self._link = SlotLink(backplane, claim, self._say, self.told, self._outbox)
+        self._link = SlotLink(backplane, claim, self._say, self.told, self._wait_outside, self._outbox)
         self._usage: Usage | None = None
         self._started = asyncio.get_running_loop().time()
         self._first_text: float | None = None
@@ -70,6 +71,14 @@ class Slot:
         """Take a verdict of an append or a heartbeat."""
         if verdict == "cancelled" or verdict == "fenced":
             self.stop(verdict)
+
+    def renewed(self, verdict: Verdict | None) -> None:
+        """Take the verdict of a heartbeat, which may have been asked for because a person has decided."""
+        self.told(verdict)
+        self._link.nudge()
+
+    def _wait_outside(self) -> None:
+        self.stop("parked")
 
     def stop(self, reason: StopReason) -> None:
         """Stop the agent; the first reason counts."""
@@ -115,6 +124,9 @@ class Slot:
         answered = answering.done() and not answering.cancelled() and answering.exception() is None
         if reason == "stopping" and not answered:
             await self._hand_back(log)
+            return
+        if reason == "parked" and not answered:
+            await self._park(log)
             return
         finished = await self._finish(self._ending(answering, log))
         log.info("turn ended", state=finished.state)
@@ -169,6 +181,16 @@ class Slot:
             log.info("turn handed back")
         except Unavailable:
             log.warning("turn could not be handed back; its lease will lapse")
+
+    async def _park(self, log: structlog.stdlib.BoundLogger) -> None:
+        while True:
+            try:
+                state = await self._backplane.approvals.park(self.claim)
+            except Unavailable:
+                await asyncio.sleep(_RETRY_PAUSE)
+                continue
+            log.info("turn parked", state=state)
+            return
 
     async def _append(self, batch: Batch) -> None:
         self.told(await self._appender.append(self.claim, batch))
@@ -228,6 +250,9 @@ class Slot:
         async with aclosing(self._agent(turn)) as said:  # type: ignore[type-var]  # async generators have aclose
             async for event in said:
                 await self._say(event)
+        if self._link.replaying:
+            # what it said was taken for a repetition: better no answer than half of one
+            raise AgentError("The agent did not come to where it was before.", error_type="not_resumable")
 
     async def _say(self, event: str | AgentEvent) -> None:
         if isinstance(event, Usage):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -141,6 +141,30 @@ class Step:
     began_before: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What an agent asks a person: shown to clients as `fields`."""
+
+    fields: dict[str, Any]
+    options: tuple[str, ...] = ()
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person decided. Without a decision in time, `decision` and `by` are None and nothing is approved."""
+
+    decision: str | None
+    by: str | None
+
+    @property
+    def approved(self) -> bool:
+        """True only when a person has said so."""
+        return self.decision == APPROVED
+
+
+APPROVED, DENIED = "approved", "denied"
+_MOST_OPTIONS, _LONGEST_OPTION = 20, 200
 _STEP: ContextVar[Step] = ContextVar("step")
 
 
@@ -156,14 +180,22 @@ class Link(Protocol):
     async def steers(self) -> list[str]:
         """Return the messages that came for the running turn since the last call."""
 
+    async def ask(self, ask: Ask) -> Decision:
+        """Ask a person, and wait for the decision."""
+
 
 class Unlinked:
     """The link of a turn without a worker: what a test of an agent has in its hands.
 
-    Steps run and nothing is recorded; what the agent says beside its yields is in `said`.
+    Steps run and nothing is recorded; what the agent says beside its yields is in `said`, and what it asks in `asked`.
+
+    Args:
+        decisions: what the person decides, one after the other; then nobody decides, and everything is refused.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *decisions: str) -> None:
+        self.asked: list[Ask] = []
+        self._decisions = list(decisions)
         self.said: list[str | AgentEvent] = []
 
     async def say(self, event: str | AgentEvent) -> None:
@@ -177,6 +209,11 @@ class Unlinked:
     async def steers(self) -> list[str]:
         """Return nothing: nobody steers."""
         return []
+
+    async def ask(self, ask: Ask) -> Decision:
+        """Return the next of the decisions."""
+        self.asked.append(ask)
+        return Decision(self._decisions.pop(0), "unlinked") if self._decisions else Decision(None, None)
 
 
 @dataclass(slots=True)
@@ -243,6 +280,38 @@ class Turn:
                 return await result if inspect.isawaitable(result) else result
 
         return await self.link.step(name, run)
+
+    async def approve(self, tool: str, args: dict[str, Any], *, expires: float | None = None) -> Decision:
+        """Ask the person whether a tool may run, and wait for the decision.
+
+        A safe point, durable, and decided once: another attempt that asks the same gets the same decision. With
+        the policy `resume` the turn leaves its worker while it waits, so this may not come back at all; then an
+        attempt on any worker comes to this place again, by way of the recorded steps. The turn's deadline stands
+        still meanwhile.
+
+        Args:
+            tool: the name of the tool.
+            args: what it would be given, shown to the person.
+            expires: seconds until nobody's silence is taken for a no; None for the setting `approval_timeout`.
+        """
+        fields = {"kind": "approval", "tool_name": tool, "args": args, "options": [APPROVED, DENIED]}
+        return await self.link.ask(Ask(fields, (APPROVED, DENIED), expires))
+
+    async def ask(self, question: str, options: Sequence[str] = (), *, expires: float | None = None) -> str | None:
+        """Ask the person something, and return the answer; None when nobody answered in time. Waits as `approve`.
+
+        Args:
+            question: shown to the person.
+            options: at most 20 answers of at most 200 characters to choose from; none for any text.
+            expires: seconds; None for the setting `approval_timeout`.
+
+        Raises:
+            AgentError: `invalid_question` when the options are not of this form.
+        """
+        if len(options) > _MOST_OPTIONS or any(not 0 < len(option) <= _LONGEST_OPTION for option in options):
+            raise AgentError("The agent asked a question with options of a wrong form.", error_type="invalid_question")
+        fields = {"kind": "question", "question": question, "options": list(options)}
+        return (await self.link.ask(Ask(fields, tuple(options), expires))).decision
 
     @property
     def step_key(self) -> str:

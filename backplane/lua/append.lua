@@ -1,4 +1,4 @@
---! include thread emit session lane turn
+--! include thread emit session lane approval turn
 -- The owner of a turn appends a batch of events. Safe to send twice: a batch that was written is not written again.
 -- ARGV 1 request  2 fence  3 batch (1, 2, 3, … within the attempt)  4 text that these events add to the answer
 --      5, 6, … name and fields of each event

@@ -1,4 +1,4 @@
---! include thread emit session lane turn once
+--! include thread emit session lane approval turn once
 -- Stop a turn, from any node. The flag is durable; the push to the worker is for speed.
 -- ARGV 1 subject  2 request, '' for the primary turn (the lanes are emptied too)  3 cancel_grace ms
 --      4 call (a fresh id)
@@ -32,14 +32,15 @@ if not turn then
 elseif turn.state == 'queued' then
   drop_waiting(request)
   return reply('cancelled', 'queued')
-elseif turn.state == 'ready' or (turn.state == 'running' and turn.lease_until <= NOW) then
+elseif turn.state == 'ready' or turn.state == 'waiting' or (turn.state == 'running' and turn.lease_until <= NOW) then
   local was = turn.state
   end_turn(turn, 'cancelled', 'chat_error', CANCELLED, '')
   return reply('cancelled', was, deliver_next())
 elseif turn.state == 'running' then
   if not turn.cancel then
     redis.call('HSET', TURNS .. request, 'cancel', NOW)
-    look_at(request, math.min(NOW + tonumber(arg(3)), turn.lease_until, turn.deadline))
+    turn.cancel = NOW
+    look_at_running(turn, turn.lease_until, arg(3))
   end
   redis.call(PUBLISH, CONTROL, request)
   return reply('cancelled', 'running')

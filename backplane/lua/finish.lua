@@ -1,4 +1,4 @@
---! include thread emit session lane turn
+--! include thread emit session lane approval turn
 -- The owner ends its turn: last events, answer, terminal event, release and hand-over in one step.
 -- A turn that was asked to stop ends as cancelled, even if its answer came first to the door.
 -- ARGV 1 request  2 fence  3 batch  4 text that the last events add to the answer  5 state (done | failed)

@@ -1,12 +1,12 @@
---! include thread emit session lane turn
+--! include thread emit session lane approval turn
 -- Somebody looks at a turn that is due: its doorbell may be lost, its worker dead, its deadline past.
 -- Whoever calls it, from any process, the outcome is the same.
 -- ARGV 1 request  2 cancel_grace ms  3 retry_backoff ms
 -- Returns {what was done, request id to ring the doorbell for or ''};
--- what: 'none', 'rung', 'taken_over', 'cancelled', 'turn_timeout', 'worker_lost'.
+-- what: 'none', 'rung', 'taken_over', 'expired', 'cancelled', 'turn_timeout', 'worker_lost'.
 local request, grace = arg(1), tonumber(arg(2))
 local turn = read_turn(request)
-if not turn or (turn.state ~= 'ready' and turn.state ~= 'running') then
+if not turn or (turn.state ~= 'ready' and turn.state ~= 'running' and turn.state ~= 'waiting') then
   redis.call('ZREM', DUE, member(request))
   redis.call('ZREM', READY, member(request))
   return {'none', ''}
@@ -17,6 +17,21 @@ local function end_with(what, state, fields)
   return {what, deliver_next()}
 end
 
+if expire_approvals(request) > 0 then
+  turn = read_turn(request)
+  if turn.state == 'waiting' then
+    make_ready(request, turn.lane, turn.deadline)
+    return {'expired', request}
+  end
+  redis.call(PUBLISH, CONTROL, request)
+end
+if turn.state == 'waiting' then
+  -- nobody's heartbeat does it meanwhile
+  keep_thread()
+  keep_turn(request, turn.deadline)
+  look_at(request, math.min(turn.decide_by, NOW + LOOK_MS))
+  return {'none', ''}
+end
 if NOW >= turn.deadline then
   return end_with('turn_timeout', 'failed', TIMED_OUT)
 end
@@ -44,11 +59,7 @@ if turn.cancel and (lapsed or NOW >= turn.cancel + grace) then
   return end_with('cancelled', 'cancelled', CANCELLED)
 end
 if not lapsed then
-  local at = math.min(turn.lease_until, turn.deadline)
-  if turn.cancel then
-    at = math.min(at, turn.cancel + grace)
-  end
-  look_at(request, at)
+  look_at_running(turn, turn.lease_until, grace)
   return {'none', ''}
 end
 turn.lost = turn.lost + 1

@@ -1,4 +1,4 @@
---! include thread emit session lane turn
+--! include thread emit session lane approval turn
 -- A stopping worker hands a turn back. Not counted as lost: the worker went in order.
 -- ARGV 1 request  2 fence
 -- Returns {'ready' | 'cancelled' | 'fenced', request id to ring the doorbell for or ''}.

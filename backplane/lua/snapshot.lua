@@ -1,11 +1,24 @@
---! include thread session
+--! include thread emit session approval
 -- Everything a client needs that comes without a usable cursor, as of one offset.
 -- ARGV 1 subject  2 most messages
 -- Returns {code, epoch, top, messages (newest first), turns, entries}; each turn is {request, lane, state, attempt,
---          text}, the primary one first; entries are theirs and between them, but for the text deltas.
+--          text,
+--          approvals (JSON)}, the primary one first; entries are theirs and between them, but for the text deltas.
 if not may_see(arg(1)) then
   return {'not_found', '', 0, {}, {}, {}}
 end
+
+local function approvals(request)
+  local found = {}
+  for n, id in ipairs(asked_of(request)) do
+    local v = redis.call('HMGET', APPROVALS .. request, id .. ':state', id .. ':expires', id .. ':decision',
+      id .. ':by', id .. ':fields')
+    found[n] = '{"approval_id":"' .. request .. '.' .. id .. '","state":"' .. v[1] .. '","expires_at":' .. v[2]
+      .. ',"decision":' .. v[3] .. ',"by":' .. v[4] .. ',' .. v[5] .. '}'
+  end
+  return '[' .. table.concat(found, ',') .. ']'
+end
+
 local head = redis.call('HMGET', THREAD, 'epoch', 'top', 'running')
 local messages = recall('0', arg(2))
 local active = redis.call('LRANGE', LANES .. 'parallel', 0, -1)
@@ -17,7 +30,8 @@ for _, request in ipairs(active) do
   local v = redis.call('HMGET', TURNS .. request, 'lane', 'state', 'attempt', 'first')
   if v[2] then
     first = math.min(first, tonumber(v[4]))
-    turns[#turns + 1] = {request, v[1], v[2], tonumber(v[3]), redis.call('GET', TEXTS .. request) or ''}
+    turns[#turns + 1] = {request, v[1], v[2], tonumber(v[3]), redis.call('GET', TEXTS .. request) or '',
+      approvals(request)}
   end
 end
 local entries = {}

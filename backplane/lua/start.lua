@@ -1,7 +1,7 @@
---! include thread emit session lane turn
+--! include thread emit session lane approval turn
 -- Start a turn, or put its message in a lane. Safe to send twice: the request id and the idempotency key both
 -- lead to the answer that was given first.
--- KEYS 12 idempotency key
+-- KEYS 13 idempotency key
 -- ARGV 1 request  2 subject  3 epoch for a new log  4 fingerprint of the message, '' without a key
 --      5 queue_mode  6 message (JSON string)  7 extra fields of chat_accepted  8 envelope  9 input (JSON)
 --      10 timeout ms  11 max_attempts  12 most items in a lane  13 client_id  14 preview (JSON string)
@@ -26,7 +26,7 @@ if given then
   return answer(given)
 end
 if fingerprint ~= '' then
-  local seen = redis.call('GET', KEYS[12])
+  local seen = redis.call('GET', KEYS[13])
   if seen then
     local known, ack = string.match(seen, '^(%S+) (.*)$')
     if known ~= fingerprint then
@@ -81,6 +81,6 @@ local epoch = redis.call('HGET', THREAD, 'epoch')
 local ack = table.concat({state, request, epoch, offset, arg(13), position, lane == '' and '-' or lane}, ' ')
 redis.call('HSET', TURNS .. request, 'ack', ack)
 if fingerprint ~= '' then
-  redis.call('SET', KEYS[12], fingerprint .. ' ' .. ack, 'PX', TURN_TTL)
+  redis.call('SET', KEYS[13], fingerprint .. ' ' .. ack, 'PX', TURN_TTL)
 end
 return answer(ack)

@@ -1,4 +1,4 @@
---! include thread emit session lane turn
+--! include thread emit session lane approval turn
 -- The owner takes what steers its turn, at a safe point. Safe to send twice: what was taken stays at the head of
 -- the lane, and another attempt takes it again.
 -- ARGV 1 request  2 fence  3 how many this attempt has taken before

@@ -1,4 +1,4 @@
---! include thread emit session lane turn
+--! include thread emit session lane approval turn
 -- The owner begins a step that no attempt has finished. Safe to send twice: the first attempt that began it is kept.
 -- ARGV 1 request  2 fence  3 step
 -- Returns {'ok' | 'cancelled' | 'fenced', the attempt that began it first}.

@@ -1,4 +1,4 @@
---! include thread emit session lane turn
+--! include thread emit session lane approval turn
 -- The owner records the result of a step: no attempt runs it again. Safe to send twice.
 -- ARGV 1 request  2 fence  3 step  4 result (JSON)  5 most bytes that the steps of a turn may take
 -- Returns 'ok', 'cancelled', 'fenced' or 'too_large'.
@@ -15,7 +15,7 @@ if string.sub(kept, 1, 1) ~= '=' then
   end
   redis.call('HSET', STEPS .. request, step, '=' .. arg(4))
   local offset = emit(request, turn.seq, turn.envelope, {{'step_done', '"step":"' .. step .. '"'}})
-  keep_so_far(turn, offset, turn.seq + 1)
+  keep_so_far(turn, offset, turn.seq + 1, 'step ' .. step)
   keep_turn(request, turn.deadline)
 end
 return turn.cancel and 'cancelled' or 'ok'

@@ -1,4 +1,4 @@
---! include thread emit session lane turn once
+--! include thread emit session lane approval turn once
 -- Take one waiting message out of its lane, or all of them out of all lanes.
 -- ARGV 1 subject  2 request, '' for all  3 call (a fresh id)
 -- Returns {code, removed request ids …}.

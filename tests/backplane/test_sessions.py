@@ -80,6 +80,7 @@ async def test_a_snapshot_shows_the_running_turn_so_far(backplane: Backplane) ->
         "text": "It is ",
         "thinking": "hm, yes",
         "tools": [call | {"output": "noon", "success": True}],
+        "approvals": [],
     }
 
 

@@ -146,6 +146,20 @@ async def test_with_resume_the_text_of_finished_steps_is_kept_and_not_said_again
         assert stored[-1]["content"] == last.fields["full_response"]
 
 
+async def test_an_agent_that_goes_another_way_than_before_is_told_so(open_backplane: Any) -> None:
+    """Not answered with half of what it says: with `resume` it must come to its last finished step again."""
+
+    async def agent(turn: Turn, dead: Awaitable[None]) -> AsyncIterator[str]:
+        yield "one way "
+        if turn.attempt == 1:
+            await turn.step("one", lambda: 1)
+        await dead
+        yield "another way"
+
+    last = await twice(open_backplane, agent, "resume")
+    assert last.fields["error_type"] == "not_resumable"
+
+
 async def test_with_retry_everything_is_said_again(open_backplane: Any) -> None:
     async def agent(turn: Turn, dead: Awaitable[None]) -> AsyncIterator[str]:
         yield "before "

@@ -4,12 +4,17 @@
 --   (new)  -> ready        start.lua                                      ready  -> ended      end_turn
 --   ready  -> running      claim.lua                                      running -> ended     end_turn
 --   running -> ready       recover.lua (worker lost), release.lua (handed back)
+--   running -> waiting     park.lua (nobody runs it until a person has decided)
+--   waiting -> ready       decide.lua, recover.lua (nobody decided in time)
+--   waiting -> ended       end_turn
 -- ended is one of done, failed, cancelled, and final.
 
 -- A ready turn whose doorbell was lost is rung again after this, then after twice the time it has waited.
 local RING_AGAIN_MS = 2000
 local RING_AGAIN_MAX_MS = 60000
 local BACKOFF_MAX_MS = 60000
+-- How often a turn that waits for a person is looked at, so that what it will need is kept.
+local LOOK_MS = 60000
 
 local CANCELLED = '"message":"The turn was cancelled.","error_type":"cancelled","error_source":"user",'
   .. '"error_retryable":false'
@@ -23,15 +28,17 @@ local WORKER_LOST = '"message":"The workers that ran this turn were lost.","erro
 local function read_turn(request)
   local v = redis.call('HMGET', TURNS .. request, 'state', 'attempt', 'lost', 'lease_until', 'deadline',
     'cancel', 'batch', 'seq', 'envelope', 'max_attempts', 'ready_at', 'worker', 'lane',
-    'policy')
+    'policy', 'paused_at', 'decide_by')
   if not v[1] then
     return nil
   end
+  -- while a person is asked, the clock stands still
+  local paused = v[15] and NOW - v[15] or 0
   return {
     request = request, state = v[1], attempt = tonumber(v[2]), lost = tonumber(v[3]),
-    lease_until = tonumber(v[4]), deadline = tonumber(v[5]), cancel = v[6] and tonumber(v[6]),
+    lease_until = tonumber(v[4]), deadline = v[5] + paused, cancel = v[6] and tonumber(v[6]),
     batch = tonumber(v[7]), seq = tonumber(v[8]), envelope = v[9], max_attempts = tonumber(v[10]),
-    ready_at = tonumber(v[11]), worker = v[12], lane = v[13], policy = v[14],
+    ready_at = tonumber(v[11]), worker = v[12], lane = v[13], policy = v[14], decide_by = tonumber(v[16] or math.huge),
   }
 end
 
@@ -43,12 +50,20 @@ local function look_at(request, at)
   redis.call('ZADD', DUE, at, member(request))
 end
 
+-- When somebody must look at a turn that a worker runs.
+local function look_at_running(turn, lease_until, cancel_grace)
+  local cancel_by = turn.cancel and turn.cancel + tonumber(cancel_grace) or math.huge
+  look_at(turn.request, math.min(lease_until, turn.deadline, turn.decide_by, cancel_by))
+end
+
 -- An active turn lives as long as its deadline; the end of the turn sets its last lifetime.
 local function keep_turn(request, deadline)
-  local left = math.max(deadline - NOW, 0) + TURN_TTL
+  local decide_by = redis.call('HGET', TURNS .. request, 'decide_by') or NOW
+  local left = math.max(deadline - NOW, 0) + math.max(decide_by - NOW, 0) + TURN_TTL
   redis.call('PEXPIRE', TURNS .. request, left)
   redis.call('PEXPIRE', TEXTS .. request, left)
   redis.call('PEXPIRE', STEPS .. request, left)
+  redis.call('PEXPIRE', APPROVALS .. request, left)
 end
 
 -- The turn may be claimed from `at` on. Whoever called the script rings the doorbell afterwards, unless it is
@@ -119,8 +134,9 @@ local function remember_answer(request, answer)
 end
 
 -- What has been said and done so far stands: an attempt with the policy `resume` begins behind it.
-local function keep_so_far(turn, offset, seq)
-  redis.call('HSET', TURNS .. turn.request, 'kept_offset', offset, 'kept_seq', seq,
+-- `by` names the step or the question that the attempt has to pass until then.
+local function keep_so_far(turn, offset, seq, by)
+  redis.call('HSET', TURNS .. turn.request, 'kept_offset', offset, 'kept_seq', seq, 'kept_by', by,
     'kept_text', redis.call('STRLEN', TEXTS .. turn.request))
 end
 
@@ -134,6 +150,7 @@ local function end_turn(turn, state, name, fields, answer, before)
   end
   local events = before or {}
   events[#events + 1] = {name, fields}
+  turn.seq = turn.seq + withdraw_approvals(request)
   emit(request, turn.seq, turn.envelope, events)
   redis.call('HSET', TURNS .. request, 'state', state, 'ended', NOW)
   forget_input(request)

@@ -65,6 +65,16 @@ async def test_the_agent_that_can_be_steered_runs_without_a_worker() -> None:
     assert said == ["Chapter one. ", "Chapter two. ", "Chapter three. "]
 
 
+async def test_the_agent_that_asks_runs_without_a_worker() -> None:
+    agent = cast("Agent", run_block(IMPORTS + block("turn.approve("))["agent"])
+    for link, answer in (
+        (contract.Unlinked("approved", "red"), "Deleted; the rest is red."),
+        (contract.Unlinked(), "Then I leave it."),
+    ):
+        turn = Turn("t1", "r1", "default", "ada", "/tmp", [], link=link)
+        assert [event async for event in agent(turn)] == [answer]
+
+
 async def test_the_agent_with_a_step_runs_without_a_worker() -> None:
     agent = cast("Agent", run_block(IMPORTS + block("turn.step("))["agent"])
     said = [event async for event in agent(Turn("t1", "r1", "default", "ada", "tea", []))]
