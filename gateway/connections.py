@@ -222,6 +222,8 @@ class Connection(BaseSocket):  # type: ignore[misc] # the library has no types
         Straight to the transport when nothing of this client's waits, so that the order stands; else, and on
         another transport or web server, by way of the queue.
         """
+        if self.closed:
+            return True
         writer = self._writer
         if writer is not None and self._is_idle():
             writer.write_frame(encoded.frame)

@@ -453,7 +453,7 @@ class RoomChannelManager(socketio.AsyncManager):  # type: ignore[misc] # the lib
     async def emit(
         self,
         event: str,
-        data: object,
+        data: object = None,
         namespace: str | None = None,
         room: Room | Iterable[Room] | None = None,
         skip_sid: str | Iterable[str] | None = None,

@@ -24,9 +24,7 @@ from socketio import packet as wire
 from backplane.errors import Internal, InvalidPayload, ThreadlineError, UnknownEvent
 from backplane.settings import Settings
 from gateway import strictjson
-from gateway.engine import AbortableWebSocketProtocol as AbortableWebSocketProtocol
 from gateway.engine import GuardedEngine
-from gateway.engine import server_limits as server_limits
 from gateway.frames import MESSAGE_TOO_BIG, POLICY_VIOLATION, UNSUPPORTED_DATA, Breach
 
 CONNECT_DEADLINE = 15.0

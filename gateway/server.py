@@ -22,12 +22,13 @@ from backplane.recoverer import Recoverer
 from backplane.settings import Settings
 from gateway import auth
 from gateway.auth import Authenticator
+from gateway.engine import AbortableWebSocketProtocol, server_limits
 from gateway.http import Http
 from gateway.manager import RoomChannelManager
 from gateway.metrics import Metrics
 from gateway.node import Node
 from gateway.origins import OriginGuard
-from gateway.packets import AbortableWebSocketProtocol, GuardedServer, server_limits
+from gateway.packets import GuardedServer
 from gateway.rooms import Rooms
 from gateway.sockets import Sockets
 from gateway.verbs import Verbs

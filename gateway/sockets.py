@@ -21,7 +21,7 @@ from gateway.limits import Bucket
 from gateway.metrics import Metrics
 from gateway.node import Node
 from gateway.packets import GuardedServer
-from gateway.rooms import Room
+from gateway.room import Room
 from gateway.verbs import Ack, Verbs
 
 _log = structlog.get_logger("gateway.sockets")

@@ -12,7 +12,7 @@ from backplane.events import Event, dumps
 from gateway.auth import Identity
 from gateway.metrics import Metrics
 from gateway.payloads import ThreadSubscribe
-from gateway.rooms import Room
+from gateway.room import Room
 from gateway.verbs import Ack, Verbs
 
 _UNREAD = 64

@@ -22,7 +22,8 @@ from gateway.payloads import (
     ThreadSubscribe,
     ThreadUnsubscribe,
 )
-from gateway.rooms import Joined, Member, Rooms
+from gateway.room import Joined, Member
+from gateway.rooms import Rooms
 
 Ack = dict[str, Any]
 _LANES = ("followup", "steer", "collect", "parallel")

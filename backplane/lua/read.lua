@@ -18,8 +18,25 @@ end
 if after == top then
   return {'ok', epoch, top, {}, active}
 end
-local entries = redis.call('XRANGE', LOG, (after + 1) .. '-0', '+', 'COUNT', arg(4))
-if not entries[1] or entries[1][1] ~= (after + 1) .. '-0' then
+-- In small steps: a page is bounded by its bytes too, for entries may be as large as a tool's output.
+local STEP, MOST_BYTES = 64, 512 * 1024
+local most = math.min(tonumber(arg(4)), top - after)
+local entries, bytes = {}, 0
+while #entries < most and bytes < MOST_BYTES do
+  local from = after + #entries + 1
+  local step = redis.call('XRANGE', LOG, from .. '-0', '+', 'COUNT', math.min(STEP, most - #entries))
+  if not step[1] or step[1][1] ~= from .. '-0' then
+    break
+  end
+  for _, entry in ipairs(step) do
+    entries[#entries + 1] = entry
+    bytes = bytes + #entry[2][4]
+    if bytes >= MOST_BYTES then
+      break
+    end
+  end
+end
+if #entries == 0 then
   return {'lost', epoch, top, {}, active}
 end
 return {'ok', epoch, top, entries, active}

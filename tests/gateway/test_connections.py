@@ -46,7 +46,14 @@ class Echo:
     def configuration(self, port: int) -> uvicorn.Config:
         app = ASGIApp(self.engine)
         limits = server_limits(Settings(max_frame_bytes=LIMIT))
-        return uvicorn.Config(app, ws=AbortableWebSocketProtocol, lifespan="off", timeout_graceful_shutdown=1, **limits)
+        return uvicorn.Config(
+            app,
+            ws=AbortableWebSocketProtocol,
+            lifespan="off",
+            log_config=None,
+            timeout_graceful_shutdown=1,
+            **limits,
+        )
 
     @property
     def url(self) -> str:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
+import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,7 +150,7 @@ async def test_an_emit_to_a_room_reaches_its_members_on_all_nodes_and_nobody_els
 
 @pytest.mark.parametrize("room", [7, 0, 'a "quoted" {tag} and a \n', "\ud800", "é" * 300, "*"])
 async def test_a_room_may_have_any_text_or_number_as_its_name(nodes: Nodes, clients: Clients, room: str | int) -> None:
-    here, there = await pair(nodes, clients)
+    here, _ = await pair(nodes, clients)
     await nodes[0].io.enter_room(sid(here), room)
     await nodes[1].manager.emit("x", 1, "/", room=room)
     await nodes[1].manager.emit("x", 2, "/", room=str(room) + "?")
@@ -157,7 +160,7 @@ async def test_a_room_may_have_any_text_or_number_as_its_name(nodes: Nodes, clie
 
 async def test_a_number_and_its_digits_are_two_rooms(nodes: Nodes, clients: Clients) -> None:
     """Mutant: channels that are named by `str(room)` alone are one channel for both."""
-    here, there = await pair(nodes, clients)
+    here, _ = await pair(nodes, clients)
     await nodes[0].io.enter_room(sid(here), 7)
     await nodes[1].io.emit("x", 1, room="7")
     await fence(nodes, here)
@@ -210,6 +213,7 @@ async def test_a_broadcast_reaches_everybody_in_its_namespace_only(nodes: Nodes,
     here, there = await pair(nodes, clients)
     chatting = await clients.connect(nodes[1].url, namespaces=["/chat"])
     chatting.io.on("*", lambda name, data=None: chatting.events.append((name, data)), namespace="/chat")
+    assert [node.manager.channels for node in nodes] == [2, 3]
     await nodes[0].io.emit("news", 1)
     await nodes[0].io.emit("news", 2, namespace="/chat")
     await fence(nodes, here, there)
@@ -237,7 +241,7 @@ async def test_several_arguments_bytes_and_any_json_arrive_on_both_nodes(nodes: 
     here.io.on("rich", lambda *data: received["here"].append(data))
     there.io.on("rich", lambda *data: received["there"].append(data))
     big = 2**70
-    values = (b"\x00\xff", {"a": [b"deep", None, 1.5], "int": big}, "ü", [])
+    values: tuple[Any, ...] = (b"\x00\xff", {"a": [b"deep", None, 1.5], "int": big}, "ü", [])
     await nodes[0].io.emit("rich", values)
     await nodes[0].io.emit("rich")
     await nodes[0].io.emit("rich", {1: "a number for a key"})
@@ -327,18 +331,34 @@ async def test_a_callback_for_a_room_is_called_with_the_first_answer_only(nodes:
     assert answers[0] in map(sid, members)
 
 
+def silent(client: Client) -> asyncio.Event:
+    """Make a client answer `silent` only when the event is set; the library answers all others at once."""
+    speak = asyncio.Event()
+
+    async def wait(*_: Any) -> None:
+        await speak.wait()
+
+    client.io.on("silent", wait)
+    return speak
+
+
 async def test_an_answer_to_what_another_client_was_asked_is_ignored(nodes: Nodes, clients: Clients) -> None:
     """Mutant: questions by id alone. Id 0 breaks the counter that stock keeps there."""
     here, there = await pair(nodes, clients)
+    spies = await pair(nodes, clients)
     answers: list[Any] = []
-    await nodes[0].io.emit("silent", to=sid(there), callback=answers.append)
+    speak = silent(there)
+    await nodes[0].io.emit("silent", to=sid(there), callback=lambda *data: answers.append(data))
     await wait_until(lambda: any(nodes[1].manager.callbacks.values()), "asked")
     (question,) = nodes[1].manager.callbacks[sid(there)]
     for wrong in (0, question + 1):
         await nodes[1].manager.trigger_callback(sid(there), wrong, ["forged"])
-    await nodes[0].manager.trigger_callback(sid(here), question, ["forged"])
-    await fence(nodes, here, there)
+    for node, spy in zip(nodes, spies, strict=True):
+        await node.manager.trigger_callback(sid(spy), question, ["forged"])
+    await fence(nodes, *spies, here, there)
     assert answers == []
+    speak.set()
+    await wait_until(lambda: answers == [()], "the one that was asked is heard")
 
 
 async def test_a_client_that_has_gone_never_answers_and_nothing_is_kept_for_it(
@@ -348,6 +368,7 @@ async def test_a_client_that_has_gone_never_answers_and_nothing_is_kept_for_it(
     monkeypatch.setattr(manager_module, "MAX_QUESTIONS", 3)
     monkeypatch.setattr(manager_module, "MAX_QUESTIONS_PER_CLIENT", 2)
     here, there = await pair(nodes, clients)
+    speak = [silent(client) for client in (here, there)]
     for number in range(5):
         await nodes[0].io.emit("silent", number, to=sid(there), callback=print)
         await nodes[0].io.emit("silent", number, to=sid(here), callback=print)
@@ -358,6 +379,8 @@ async def test_a_client_that_has_gone_never_answers_and_nothing_is_kept_for_it(
         await nodes[0].io.call("silent", to=sid(there), timeout=0.01)
     await here.io.disconnect()
     await wait_until(lambda: not nodes[0].manager.callbacks, "the node forgets what its client owed")
+    for event in speak:
+        event.set()
 
 
 # --- commands ----------------------------------------------------------------------------------------------
@@ -382,7 +405,7 @@ async def test_when_enter_room_returns_the_room_reaches_the_client_wherever_it_i
     nodes: Nodes, clients: Clients
 ) -> None:
     """Mutant: to ask the other node without waiting for it loses the first emits."""
-    here, there = await pair(nodes, clients)
+    _, there = await pair(nodes, clients)
     for number in range(20):
         await nodes[0].io.enter_room(sid(there), f"room {number}")
         await nodes[0].io.emit("news", number, room=f"room {number}")
@@ -391,7 +414,7 @@ async def test_when_enter_room_returns_the_room_reaches_the_client_wherever_it_i
 
 
 async def test_when_leave_room_returns_the_room_is_left_wherever_the_client_is(nodes: Nodes, clients: Clients) -> None:
-    here, there = await pair(nodes, clients)
+    _, there = await pair(nodes, clients)
     await nodes[1].io.enter_room(sid(there), "lobby")
     await nodes[0].io.leave_room(sid(there), "lobby")
     assert nodes[1].io.rooms(sid(there)) == [sid(there)]
@@ -431,7 +454,7 @@ async def test_a_closed_room_is_empty_on_all_nodes(nodes: Nodes, clients: Client
 
 async def test_commands_for_clients_that_are_gone_do_nothing(nodes: Nodes, clients: Clients) -> None:
     """As with stock: a client may leave at any moment, and a node may be dead."""
-    here, there = await pair(nodes, clients)
+    _, there = await pair(nodes, clients)
     gone = [sid(there), f"{'0' * 16}~of-a-dead-node"]
     await there.io.disconnect()
     await wait_until(lambda: not nodes[1].manager._places, "gone")
@@ -478,8 +501,7 @@ async def test_no_client_can_be_put_into_a_room_of_another_clients_name(nodes: N
     assert heard(spy) == heard(here) == []
 
 
-async def test_room_and_client_in_the_wrong_order_are_noticed(nodes: Nodes, clients: Clients) -> None:
-    here, _ = await pair(nodes, clients)
+async def test_room_and_client_in_the_wrong_order_are_noticed(nodes: Nodes) -> None:
     with pytest.raises(ValueError, match="expected the id of a client"):
         await nodes[0].io.enter_room("lobby", "room")
 
@@ -757,10 +779,31 @@ async def test_a_client_that_is_gone_before_its_channel_is_there_is_not_register
 # --- as a drop-in ------------------------------------------------------------------------------------------
 
 
+async def test_what_the_page_shows_works_as_it_stands(valkey: str, clients: Clients) -> None:
+    """docs/manager.md: a server in five lines, and a process that only emits."""
+    page = (Path(__file__).parents[2] / "docs/manager.md").read_text().replace("redis://127.0.0.1:6379/0", valkey)
+    server_block, emitter_block = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec(server_block, shown)
+    server = Uvicorn(uvicorn.Config(shown["app"], port=0, log_config=None, ws="websockets-sansio"))
+    task = asyncio.create_task(server.serve())
+    await wait_until(lambda: server.started, "the web server listens")
+    shown["sio"].on("connect", lambda *_: None)
+    client = await clients.connect(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+    await shown["sio"].enter_room(sid(client), "lobby")
+    emitter = emitter_block.replace("the id of a client", sid(client))
+    exec("async def emits():\n" + textwrap.indent(emitter, "    "), shown)
+    await shown["emits"]()
+    await wait_until(lambda: client.events == [("news", {"n": 1}), ("hello", None)], "both came")
+    await shown["sio"].shutdown()
+    server.should_exit = True
+    await task
+    assert not shown["manager"].channels, "the page's on_shutdown closes the manager"
+
+
 async def test_it_takes_the_place_of_the_redis_manager_by_its_address_alone(
     valkey: str, clients: Clients, prefix: str
 ) -> None:
-    """docs/manager.md shows this."""
     async with (
         serving(RoomChannelManager.from_url(valkey, prefix)) as one,
         serving(RoomChannelManager.from_url(valkey, prefix)) as two,
@@ -782,8 +825,9 @@ async def test_servers_that_speak_msgpack_are_carried_too(valkey: str, clients: 
     for manager in managers:
         manager.set_server(socketio.AsyncServer(async_mode="asgi", serializer="msgpack", client_manager=manager))
     encoded = managers[0]._encode(2, ["x", b"\x00"], "/", None)
-    assert relay.decode(relay.encode("0" * 16, 1, Emit("/", None, [], encoded, None)))[2][3] == encoded
-    assert len(encoded) == 1
+    message = Emit("/", None, [], encoded, None)
+    assert relay.decode(relay.encode("0" * 16, 1, message)) == ("0" * 16, 1, message)
+    assert [type(frame) for frame in encoded] == [bytes]
     for manager in managers:
         await manager.close()
 

@@ -14,7 +14,8 @@ from backplane.events import Event, body
 from backplane.ids import ThreadRef, thread_ref
 from backplane.turns import Batch, Claim, Ending, Start
 from gateway.metrics import Metrics
-from gateway.rooms import Joined, Room, Rooms
+from gateway.room import Joined, Room
+from gateway.rooms import Rooms
 from tests.support.waiting import wait_until
 
 REF = thread_ref("room")

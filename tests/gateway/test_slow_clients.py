@@ -17,11 +17,11 @@ from tests.support.waiting import wait_until
 from worker.turn import AgentEvent, ToolCall, ToolResult, Turn
 
 Make = Callable[..., Settings]
-PIECES, PIECE = 100, 250_000  # 25 MB: more than the kernel keeps for both ends
+PIECES, PIECE = 80, 250_000  # 20 MB: more than the kernel keeps for both ends
 
 
 async def torrent(turn: Turn) -> AsyncIterator[str | AgentEvent]:
-    """Say 25 MB, as tool outputs: they cannot be merged away."""
+    """Say 20 MB, as tool outputs: they cannot be merged away."""
     for number in range(PIECES):
         yield ToolCall("pipe", {}, f"c{number}")
         yield ToolResult("pipe", "x" * PIECE, f"c{number}")
@@ -66,7 +66,7 @@ def buffered(node: RunningGateway) -> int:
 async def test_a_stopped_reader_is_not_buffered_for_and_gets_everything_when_it_reads(
     gateway_settings: Make, clients: Clients
 ) -> None:
-    settings = gateway_settings(max_tool_output_bytes=PIECE + 1)
+    settings = gateway_settings(max_tool_output_bytes=PIECE + 1, aliases=False)
     most = 0
     async with serving(settings) as node, working(settings, torrent):
         address = node.url.replace("http", "ws") + "/socket.io/?EIO=4&transport=websocket"
@@ -86,7 +86,7 @@ async def test_a_stopped_reader_is_not_buffered_for_and_gets_everything_when_it_
 
             await wait_until(over, "the other one gets all of it", seconds=40)
             assert len(bystander.named("tool_result")) == PIECES
-            assert most < 2_000_000, "the node held far less than the 25 MB that one client did not read"
+            assert most < 2_000_000, "the node held far less than the 20 MB that one client did not read"
             rest = await slow.read_until("chat_done")
             assert [data["offset"] for data in rest] == list(range(2, rest[-1]["offset"] + 1))
             assert sum(data["event"] == "tool_result" for data in rest) == PIECES
@@ -96,7 +96,7 @@ async def test_a_client_that_never_reads_again_is_cut(
     gateway_settings: Make, clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sockets, "_PATIENCE", 0.1)
-    settings = gateway_settings(max_tool_output_bytes=PIECE + 1)
+    settings = gateway_settings(max_tool_output_bytes=PIECE + 1, aliases=False)
     async with serving(settings) as node, working(settings, torrent):
         address = node.url.replace("http", "ws") + "/socket.io/?EIO=4&transport=websocket"
         async with websockets.connect(address, max_queue=1, max_size=None, close_timeout=0.1) as connection:

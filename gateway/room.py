@@ -1,0 +1,350 @@
+"""A room: who on this node watches a thread, and where each of them stands in its log.
+
+A node listens to a thread's channel only while it has a member there. The log is the truth and the channel is for
+speed: a room knows the offset that it stands at, so it sees a hole and fills it from the log before anything later
+is sent. Whoever joins does so in this order: the channel is confirmed, the log is read, and in one step without an
+`await` the member meets the room. The other order (read, then listen) loses what is appended in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from backplane.connection import Backplane
+from backplane.errors import NotFound, ThreadlineError
+from backplane.events import CHAT_ACCEPTED, INFERENCE_START, TERMINAL, Event, decode_live, merge
+from backplane.ids import ThreadRef
+from backplane.log import Page
+from backplane.sessions import Snapshot
+from gateway.metrics import Metrics
+
+_log = structlog.get_logger("gateway.room")
+_RECENT = 64
+"""Events that a room remembers, for members who read the log while it moved on."""
+_BEGINS = frozenset({CHAT_ACCEPTED, INFERENCE_START})
+
+
+class Member(Protocol):
+    """Somebody who watches: a socket, or a stream of server-sent events."""
+
+    rooms: set[Room]
+    """Where it has a place; kept by the rooms."""
+    gone: bool
+    """True when its connection has ended: it is not added any more."""
+
+    def send(self, event: Event) -> bool:
+        """Take one event; return False when it should be sent no more until it has read what waits for it.
+
+        Must not block, and must not raise.
+        """
+
+    async def drained(self) -> bool:
+        """Wait until it has read what waits; return False when it never will."""
+
+    def lose(self, reason: str) -> None:
+        """Nothing more will come: the member has to come back with its cursor."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a member stands."""
+
+    after: int
+    """It has events up to this offset, which may be ahead of the room."""
+    own: set[str] = field(default_factory=set)
+    """Turns that it started and that have not ended."""
+    only_own: bool = False
+    """True when it left the thread, but waits for the end of what it started."""
+    paused: bool = False
+    """True while it is being brought up to the present: live events would overtake what it is to read first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a member is told when it has joined."""
+
+    epoch: str
+    offset: int
+    recovered: bool | None
+    """True: everything after the cursor was sent. False: the cursor was of no use. None: there was none."""
+    snapshot: Snapshot | None
+    """As of `offset`, unless recovered."""
+
+
+class Room:
+    """One thread on this node. A listener of its live channel."""
+
+    def __init__(self, backplane: Backplane, metrics: Metrics, ref: ThreadRef, closed: Callable[[Room], None]) -> None:
+        self.ref = ref
+        self.active: set[str] = set()
+        """Turns that have begun and not ended, as far as this node has heard."""
+        self._backplane = backplane
+        self._metrics = metrics
+        self._closed = closed
+        self._users = 0
+        self._members: dict[Member, _Place] = {}
+        self._epoch: str | None = None
+        self._offset = 0
+        self._heard_up_to = 0
+        self._recent: deque[Event] = deque(maxlen=_RECENT)
+        self._filling: asyncio.Task[None] | None = None
+        self._catching_up: set[asyncio.Task[None]] = set()
+
+    @property
+    def position(self) -> tuple[str, int] | None:
+        """The epoch and the offset that the room stands at; None before its first member has joined."""
+        return None if self._epoch is None else (self._epoch, self._offset)
+
+    def __contains__(self, member: Member) -> bool:
+        return member in self._members
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    # --- live ------------------------------------------------------------------------------------------
+
+    def heard(self, message: bytes) -> None:
+        """Take a live message; one that is not of our form is ignored and counted."""
+        try:
+            epoch, events = decode_live(message)
+        except ValueError:
+            self._metrics.live_garbage.inc()
+            return
+        self._advance(epoch, events)
+
+    def missed(self) -> None:
+        """The node was deaf for a while: read the log."""
+        self.fill()
+
+    def _advance(self, epoch: str, events: list[Event]) -> None:
+        """Send what follows on; at a hole, or in another epoch, read the log first."""
+        self._heard_up_to = max(self._heard_up_to, events[-1].offset)
+        if self._epoch is None:
+            return
+        if epoch != self._epoch:
+            self.fill()
+            return
+        for event in events:
+            if event.offset > self._offset + 1:
+                self.fill()
+                return
+            if event.offset == self._offset + 1:
+                self._send(event)
+
+    def _send(self, event: Event) -> None:
+        self._offset = offset = event.offset
+        self._recent.append(event)
+        self._note(event)
+        sent = 0
+        for member, place in list(self._members.items()):
+            if offset <= place.after or place.paused or (place.only_own and event.request_id not in place.own):
+                continue
+            sent += 1
+            if not member.send(event):
+                self._pause(member, place, offset)
+        self._metrics.sent.inc(sent)
+        if event.name in TERMINAL:
+            self._let_go(event.request_id)
+
+    def _note(self, event: Event) -> None:
+        if event.name in TERMINAL:
+            self.active.discard(event.request_id)
+        elif event.name in _BEGINS:
+            self.active.add(event.request_id)
+
+    def _let_go(self, request_id: str) -> None:
+        """Release those who only waited for the end of this turn."""
+        for member, place in list(self._members.items()):
+            place.own.discard(request_id)
+            if place.only_own and not place.own:
+                self.remove(member)
+
+    def _pause(self, member: Member, place: _Place, offset: int) -> None:
+        """Buffer nothing for a member that does not read: it is sent merged deltas from the log when it does."""
+        place.paused, place.after = True, offset
+        self._metrics.slow_clients.inc()
+        task = asyncio.create_task(self._catch_up(member, place), name=f"catch-up-{self.ref}")
+        self._catching_up.add(task)
+        task.add_done_callback(self._catching_up.discard)
+
+    async def _catch_up(self, member: Member, place: _Place) -> None:
+        reached = None
+        if await member.drained() and self._epoch is not None:
+            with suppress(ThreadlineError):
+                reached = await self._replay(member, "", (self._epoch, place.after))
+        if reached is None and self._members.get(member) is place:
+            self.remove(member)
+            member.lose("reads too slowly")
+
+    # --- holes -----------------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Read what is missing from the log, in the background; one reading at a time."""
+        if self._filling is None or self._filling.done():
+            self._filling = asyncio.create_task(self._fill(), name=f"fill-{self.ref}")
+
+    async def _fill(self) -> None:
+        while self._epoch is not None and self._members:
+            try:
+                page = await self._backplane.log.read(self.ref, epoch=self._epoch, after=self._offset)
+            except NotFound:
+                self.lose_all("the thread is gone")
+                return
+            except ThreadlineError as error:
+                # the next event, the poll or the reconnect tries again
+                _log.warning("a hole could not be filled now", thread_id=self.ref.thread_id, error=error.message)
+                return
+            if not self.take(page):
+                return
+
+    def take(self, page: Page) -> bool:
+        """Send what a page adds. Returns whether there may be more to read."""
+        if not page.reached or page.epoch != self._epoch:
+            self.lose_all("the log no longer holds what follows")
+            return False
+        before = self._offset
+        for event in page.events:
+            if event.offset == self._offset + 1:
+                self._send(event)
+        if self._offset >= page.top:
+            self.active = set(page.active)
+        self._metrics.gaps_filled.inc(self._offset - before)
+        return before < self._offset < max(page.top, self._heard_up_to)
+
+    def lose_all(self, reason: str) -> None:
+        """Tell every member to come back with its cursor, and stand nowhere."""
+        self._epoch, self._offset, self._heard_up_to = None, 0, 0
+        self._recent.clear()
+        self.active.clear()
+        for member in list(self._members):
+            self.remove(member)
+            member.lose(reason)
+
+    # --- joining and leaving ---------------------------------------------------------------------------
+
+    async def join(self, member: Member, subject: str, cursor: tuple[str, int] | None, messages: int) -> Joined:
+        """Bring a member up to the present, and keep it there.
+
+        Sends what follows `cursor` (epoch, offset). Without a cursor, or when the log does not reach back that
+        far, returns a snapshot; then later events are sent only after the caller has had one turn of the loop
+        to hand the snapshot over.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        place = self._members.get(member)
+        served = place is not None and cursor is None and not (place.only_own or place.paused)
+        if place is not None and not served:
+            # a client that asks again on the same connection is believed: its cursor says what it has
+            place.paused = True
+        try:
+            if cursor is not None:
+                offset = await self._replay(member, subject, cursor)
+                if offset is not None:
+                    return Joined(cursor[0], offset, True, None)
+            snapshot = await self._backplane.sessions.snapshot(self.ref, subject=subject, most=messages)
+        except ThreadlineError:
+            if place is not None and not served:
+                self.remove(member)
+                member.lose("could not be brought up to the present")
+            raise
+        self._meet(snapshot.epoch, snapshot.offset, [], snapshot.active)
+        if served:  # it goes on as it was: nothing is sent twice, and nothing left out
+            return Joined(snapshot.epoch, snapshot.offset, None, snapshot)
+        self.hold()
+        asyncio.get_running_loop().call_soon(self._admit_after_snapshot, member, snapshot.offset)
+        return Joined(snapshot.epoch, snapshot.offset, None if cursor is None else False, snapshot)
+
+    async def _replay(self, member: Member, subject: str, cursor: tuple[str, int]) -> int | None:
+        """Send everything after the cursor and admit the member; None when the log does not hold it."""
+        epoch, at = cursor
+        while True:
+            page = await self._backplane.log.read(self.ref, subject=subject, epoch=epoch, after=at)
+            if not page.reached:
+                return None
+            for event in merge(page.events):
+                at = event.offset
+                if not member.send(event) and not await member.drained():
+                    return None
+            self._metrics.replayed.inc(len(page.events))
+            if at < page.top:
+                continue
+            # from here on nothing is awaited: the room cannot move
+            self._meet(epoch, at, page.events, page.active)
+            if self._admit(member, at):
+                return max(at, self._offset)
+
+    def _meet(self, epoch: str, at: int, events: list[Event], active: frozenset[str]) -> None:
+        """Take what a reader found: a place to stand for a new room, or news that came before the live message."""
+        if self._epoch is not None and self._epoch != epoch:
+            self.lose_all("the log was lost, and another begun")
+        if self._epoch is None:
+            self._epoch, self._offset = epoch, at
+        elif events:
+            self._advance(epoch, events)
+        # whoever comes with a cursor may not be sent the event that began them, and the poll must know
+        self.active |= active
+
+    def _admit(self, member: Member, at: int) -> bool:
+        """Add a member that has everything up to `at`; False when the room has moved on too far."""
+        if at < self._offset:
+            if not self._recent or self._recent[0].offset > at + 1:
+                return False
+            for event in self._recent:
+                if event.offset > at:
+                    member.send(event)  # few: if that is too much for it, the next live event says so
+        if member.gone:
+            return True
+        place = self._members.get(member)
+        if place is None:
+            self.hold()
+            place = self._members[member] = _Place(at)
+            member.rooms.add(self)
+        place.after, place.only_own, place.paused = max(at, self._offset), False, False
+        if self._heard_up_to > self._offset:
+            self.fill()
+        return True
+
+    def _admit_after_snapshot(self, member: Member, at: int) -> None:
+        if not self._admit(member, at):
+            member.lose("the thread moved on too fast")
+        self.release()
+
+    def own(self, member: Member, request_id: str) -> None:
+        """Note that a member started a turn: it hears of it to the end, even if it leaves the thread."""
+        if (place := self._members.get(member)) is not None:
+            place.own.add(request_id)
+
+    def leave(self, member: Member) -> None:
+        """Unsubscribe a member; it still hears of the turns that it started and that run."""
+        if (place := self._members.get(member)) is None:
+            return
+        place.own &= self.active
+        if place.own:
+            place.only_own = True
+        else:
+            self.remove(member)
+
+    def remove(self, member: Member) -> None:
+        """Take a member out for good."""
+        if self._members.pop(member, None) is not None:
+            member.rooms.discard(self)
+            self.release()
+
+    def hold(self) -> None:
+        """Keep the room open: for a member, or for somebody who is about to be one."""
+        self._users += 1
+
+    def release(self) -> None:
+        """Let go of it; the last one closes it."""
+        self._users -= 1
+        if not self._users:
+            self._closed(self)

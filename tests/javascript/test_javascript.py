@@ -1,0 +1,73 @@
+"""The official JavaScript clients, versions 4 and 3, against a real gateway: clients.test.js, run by node itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from gateway.auth import mint
+from tests.fleet.fleet import Fleet
+
+HERE = Path(__file__).parent
+SECRET = "a secret of this test alone, 32 bytes or more"
+INSTALL = ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform == "win32", reason="the fleet needs POSIX signals"),
+]
+
+
+def unable(reason: str) -> NoReturn:
+    """Skip, saying why; where CI=true nothing may be skipped, so fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+async def ran(*command: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run a command beside the tests in JavaScript; return its exit code and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=HERE,
+        env={**os.environ, **(environment or {})},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # the test is being cancelled
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, output.decode(errors="replace")
+
+
+def is_installed() -> bool:
+    """Tell whether npm has installed what the lock file names, and not what an older one named."""
+    installed, locked = HERE / "node_modules" / ".package-lock.json", HERE / "package-lock.json"
+    return installed.exists() and installed.stat().st_mtime >= locked.stat().st_mtime
+
+
+@pytest.mark.timeout(240)
+async def test_the_official_clients_connect_stream_cancel_and_come_back(tmp_path: Path) -> None:
+    if not (shutil.which("node") and shutil.which("npm")):
+        unable("expected node 18 or newer and npm on the PATH, found none; install them to run these tests")
+    if not is_installed():
+        code, output = await ran(*INSTALL)
+        if code != 0:
+            unable(f"expected `{' '.join(INSTALL)}` in tests/javascript to succeed, got exit code {code}:\n{output}")
+    async with Fleet(tmp_path, gateways=1, workers=1, settings={"jwt_secret": SECRET}) as fleet:
+        told = {"GATEWAY_URL": fleet.urls[0], "GATEWAY_TOKEN": mint(SECRET, "ada", 600)}
+        code, output = await ran("node", "--test", "clients.test.js", environment=told)
+    assert code == 0, output
+    assert "# skipped 0" in output or "\u2139 skipped 0" in output, output
