@@ -90,6 +90,14 @@ class Cancelled:
     """What the turn was when the cancel came: queued, ready, running; done, failed, cancelled; idle, unknown."""
     dropped: tuple[str, ...] = ()
     """Waiting messages that were taken out of the lanes."""
+    requested: int | None = None
+    """When it was first asked to stop (Unix milliseconds, Redis' clock); None when it never was."""
+    seen: int | None = None
+    """When its worker was told; None while it has not been."""
+    stopped: int | None = None
+    """When it stopped; None while it has not."""
+    how: str | None = None
+    """How it stopped: cooperative, hard, fenced, unowned (docs/protocol.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +185,8 @@ class Ending:
     fields: str
     answer: str | None = None
     """The whole answer for the session; None keeps the text so far, marked as interrupted."""
+    stopped: Literal["cooperative", "hard"] = "cooperative"
+    """If it was asked to stop: whether its agent ended, or ignored that and was left behind."""
 
 
 class Turns:
@@ -277,7 +287,7 @@ class Turns:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        code, request, state, following, *dropped = await self._backplane.run(
+        code, request, state, following, requested, seen, stopped, how, *dropped = await self._backplane.run(
             self._call(
                 "cancel", ref, subject, request_id or "", math.ceil(self._settings.cancel_grace * 1000), new_id()
             )
@@ -291,6 +301,10 @@ class Turns:
             request.decode() or None,
             state.decode(),
             tuple(item.decode() for item in dropped),
+            _ms(requested),
+            _ms(seen),
+            _ms(stopped),
+            how.decode() or None,
         )
 
     async def lanes(self, ref: ThreadRef, subject: str) -> tuple[str | None, str, list[Waiting]]:
@@ -397,6 +411,7 @@ class Turns:
                 ending.name,
                 ending.fields,
                 answer,
+                ending.stopped,
                 *batch.pairs(),
             )
         )
@@ -458,6 +473,10 @@ def _claim(ref: ThreadRef, request_id: str, answer: Sequence[Any]) -> Claim:
 def _finished_steps(pairs: Sequence[bytes]) -> dict[str, str]:
     found = zip(pairs[::2], pairs[1::2], strict=True)
     return {name.decode(): state[1:].decode() for name, state in found if state.startswith(b"=")}
+
+
+def _ms(at: bytes) -> int | None:
+    return int(at) if at else None
 
 
 def verdict(answer: Sequence[Any]) -> tuple[Verdict, int]:

@@ -94,6 +94,10 @@ class Verbs:
             "request_id": cancelled.request_id,
             "state": cancelled.state,
             "dropped": list(cancelled.dropped),
+            "cancel_requested_ms": cancelled.requested,
+            "cancel_seen_ms": cancelled.seen,
+            "cancel_stopped_ms": cancelled.stopped,
+            "stopped": cancelled.how,
         }
 
     async def subscribe(self, identity: Identity, asked: ThreadSubscribe, member: Member) -> Ack:

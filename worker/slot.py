@@ -133,9 +133,11 @@ class Slot:
 
     def _ending(self, answering: asyncio.Task[None], log: structlog.stdlib.BoundLogger) -> Ending:
         error: BaseException | None
+        stopped: Literal["cooperative", "hard"] = "cooperative"
         if not answering.done() or answering.cancelled():
             # asked to stop: the script writes the event. Not asked: the agent cancelled itself, its own fault.
             error = AgentError("The agent gave up.", error_type="agent_error")
+            stopped = "cooperative" if answering.done() else "hard"
         else:
             error = answering.exception()
         if error is None:
@@ -144,7 +146,7 @@ class Slot:
         if not isinstance(error, AgentError):
             log.error("the agent failed", exc_info=error)
             error = AgentError("The agent failed.", retryable=True)
-        return Ending("failed", CHAT_ERROR, body(_error_fields(error)))
+        return Ending("failed", CHAT_ERROR, body(_error_fields(error)), stopped=stopped)
 
     def _done_fields(self, answer: str) -> dict[str, Any]:
         now = asyncio.get_running_loop().time()

@@ -21,4 +21,4 @@ if tonumber(arg(3)) > turn.batch then
   offset = emit(request, turn.seq, turn.envelope, events)
   redis.call('HSET', TURNS .. request, 'batch', arg(3))
 end
-return {turn.cancel and 'cancelled' or 'ok', offset}
+return {verdict(turn), offset}

@@ -9,7 +9,7 @@ local turn = read_turn(request)
 if not owned(turn, arg(2)) then
   return {'fenced', '', 'null', 'null'}
 end
-if turn.cancel then
+if verdict(turn) == 'cancelled' then
   return {'cancelled', '', 'null', 'null'}
 end
 if not approval(request, id, 'state') then

@@ -12,4 +12,4 @@ redis.call('HSET', TURNS .. request, 'lease_until', lease_until)
 look_at_running(turn, lease_until, arg(4))
 redis.call('PEXPIRE', TEXTS .. request, TURN_TTL)
 keep_thread()
-return turn.cancel and 'cancelled' or 'ok'
+return verdict(turn)

@@ -7,9 +7,9 @@ local turn = read_turn(request)
 if not owned(turn, arg(2)) then
   return {'fenced', ''}
 end
-if turn.cancel then
+if verdict(turn) == 'cancelled' then
   turn.state = 'ending'
-  end_turn(turn, 'cancelled', 'chat_error', CANCELLED, '')
+  end_cancelled(turn, 'cooperative')
   return {'cancelled', deliver_next()}
 end
 redis.call('HSET', TURNS .. request, 'parked', 1)

@@ -56,7 +56,8 @@ if turn.state == 'ready' then
 end
 local lapsed = NOW >= turn.lease_until
 if turn.cancel and (lapsed or NOW >= turn.cancel + grace) then
-  return end_with('cancelled', 'cancelled', CANCELLED)
+  end_cancelled(turn, 'fenced')
+  return {'cancelled', deliver_next()}
 end
 if not lapsed then
   look_at_running(turn, turn.lease_until, grace)

@@ -7,10 +7,10 @@ local turn = read_turn(request)
 if not owned(turn, arg(2)) then
   return {'fenced', ''}
 end
-if turn.cancel then
+if verdict(turn) == 'cancelled' then
   -- nobody else would hear of the cancel: a turn that waits for a slot has no owner to tell
   turn.state = 'ending'
-  end_turn(turn, 'cancelled', 'chat_error', CANCELLED, '')
+  end_cancelled(turn, 'cooperative')
   return {'cancelled', deliver_next()}
 end
 make_ready(request, turn.lane, turn.deadline)

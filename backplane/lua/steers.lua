@@ -8,7 +8,7 @@ local turn = read_turn(request)
 if not owned(turn, arg(2)) then
   return {'fenced'}
 end
-local reply = {turn.cancel and 'cancelled' or 'ok'}
+local reply = {verdict(turn)}
 if turn.cancel or turn.lane == 'parallel' then
   return reply
 end

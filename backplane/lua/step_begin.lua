@@ -7,7 +7,7 @@ local turn = read_turn(request)
 if not owned(turn, arg(2)) then
   return {'fenced', 0}
 end
-if turn.cancel then
+if verdict(turn) == 'cancelled' then
   return {'cancelled', 0}
 end
 redis.call('HSETNX', STEPS .. request, arg(3), 'begun ' .. turn.attempt)

@@ -18,4 +18,4 @@ if string.sub(kept, 1, 1) ~= '=' then
   keep_so_far(turn, offset, turn.seq + 1, 'step ' .. step)
   keep_turn(request, turn.deadline)
 end
-return turn.cancel and 'cancelled' or 'ok'
+return verdict(turn)

@@ -456,6 +456,76 @@ async def test_a_call_whose_answer_was_lost_is_answered_the_same_again(backplane
     assert await names(backplane) == before
 
 
+def proof(event: Event) -> tuple[Any, ...]:
+    fields = event.fields
+    assert fields["error_type"] == "cancelled"
+    return tuple(fields[n] for n in ("cancel_requested_ms", "cancel_seen_ms", "cancel_stopped_ms", "stopped"))
+
+
+@pytest.mark.parametrize("how", ["cooperative", "hard"])
+async def test_a_cancel_proves_itself_in_the_log_and_in_its_answer(backplane: Backplane, how: Any) -> None:
+    """Asked for, then told to the worker, then stopped: each with its time, and each cancel tells what is known."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask("q")))
+    first = await backplane.turns.cancel(REF, "ann", claim.request_id)
+    assert (first.seen, first.stopped, first.how) == (None, None, None)
+    assert await backplane.turns.heartbeat([claim]) == ["cancelled"]
+    second = await backplane.turns.cancel(REF, "ann", claim.request_id)
+    assert second.requested == first.requested
+    assert second.seen is not None
+    assert await backplane.turns.append(claim, Batch(1, [])) == ("cancelled", 2)
+    ending = Ending("failed", "chat_error", body({"message": "m"}), stopped=how)
+    await backplane.turns.finish(claim, Batch(2, []), ending)
+    third = await backplane.turns.cancel(REF, "ann", claim.request_id)
+    assert (third.cancelled, third.state) == (False, "cancelled")
+    assert proof((await log(backplane))[-1]) == (third.requested, third.seen, third.stopped, third.how)
+    assert third.requested == first.requested
+    assert third.seen == second.seen
+    assert third.requested is not None
+    assert third.stopped is not None
+    assert third.requested <= second.seen <= third.stopped
+    assert third.how == how
+
+
+async def test_a_cancel_of_a_turn_that_no_worker_runs_says_so(backplane: Backplane) -> None:
+    running = await backplane.turns.start(REF, ask("q"))
+    waiting = await backplane.turns.start(REF, ask("w", queue_mode="followup"))
+    for request_id in (waiting.request_id, running.request_id):
+        cancelled = await backplane.turns.cancel(REF, "ann", request_id)
+        assert (cancelled.how, cancelled.seen, cancelled.requested) == ("unowned", None, cancelled.stopped)
+        assert cancelled.stopped is not None
+    assert proof((await log(backplane))[-1])[3] == "unowned"
+
+
+async def test_a_cancel_of_a_silent_worker_says_that_it_was_cut_off(backplane: Backplane) -> None:
+    """Dead or stopped: nobody was told, and what it may still write is refused."""
+    for asked_first in (True, False):
+        claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+        if asked_first:
+            await backplane.turns.cancel(REF, "ann")
+        await lapse(backplane, claim.request_id)
+        if asked_first:
+            assert await backplane.turns.recover(member(backplane, claim.request_id)) == "cancelled"
+        else:
+            await backplane.turns.cancel(REF, "ann")
+        assert proof((await log(backplane))[-1])[1::2] == (None, "fenced")
+        assert (await backplane.turns.append(claim, said("late")))[0] == "fenced"
+
+
+async def test_an_answer_that_comes_to_the_door_behind_a_cancel_was_told_there(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await backplane.turns.cancel(REF, "ann")
+    assert (await backplane.turns.finish(claim, Batch(1, []), done("a"))).state == "cancelled"
+    _, seen, stopped, how = proof((await log(backplane))[-1])
+    assert (seen, how) == (stopped, "cooperative")
+
+
+async def test_a_finished_turn_has_nothing_to_prove(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await backplane.turns.finish(claim, Batch(1, []), done("a"))
+    late = await backplane.turns.cancel(REF, "ann", claim.request_id)
+    assert (late.requested, late.seen, late.stopped, late.how) == (None, None, None, None)
+
+
 # --- a second message ----------------------------------------------------------------------------------
 
 

@@ -176,7 +176,8 @@ async def test_a_silent_agent_is_cancelled_as_fast_as_one_that_talks(open_backpl
         cancelled = await backplane.turns.cancel(REF, "ann", started.request_id)
         assert cancelled.cancelled
         await stopped.wait()
-        assert (await ended(backplane)).fields["error_type"] == "cancelled"
+        fields = (await ended(backplane)).fields
+        assert (fields["error_type"], fields["stopped"]) == ("cancelled", "cooperative")
 
 
 async def test_a_cancel_arrives_although_its_push_is_lost(open_backplane: Any) -> None:
@@ -208,7 +209,9 @@ async def test_an_agent_that_ignores_its_cancellation_cannot_hold_the_thread(ope
         await start(backplane)
         await wait_until(seen(backplane, "text_delta"), "it talks")
         await backplane.turns.cancel(REF, "ann")
-        assert (await ended(backplane)).fields["error_type"] == "cancelled"
+        fields = (await ended(backplane)).fields
+        assert (fields["error_type"], fields["stopped"]) == ("cancelled", "hard")
+        assert fields["cancel_requested_ms"] <= fields["cancel_seen_ms"] <= fields["cancel_stopped_ms"]
         await wait_until(lambda: worker.turns == 0, "its slot is free")
         released.set()
     assert [e.name for e in await events_of(open_backplane)][-1] == "chat_error"

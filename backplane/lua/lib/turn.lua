@@ -28,7 +28,7 @@ local WORKER_LOST = '"message":"The workers that ran this turn were lost.","erro
 local function read_turn(request)
   local v = redis.call('HMGET', TURNS .. request, 'state', 'attempt', 'lost', 'lease_until', 'deadline',
     'cancel', 'batch', 'seq', 'envelope', 'max_attempts', 'ready_at', 'worker', 'lane',
-    'policy', 'paused_at', 'decide_by')
+    'policy', 'paused_at', 'decide_by', 'cancel_seen')
   if not v[1] then
     return nil
   end
@@ -39,11 +39,24 @@ local function read_turn(request)
     lease_until = tonumber(v[4]), deadline = v[5] + paused, cancel = v[6] and tonumber(v[6]),
     batch = tonumber(v[7]), seq = tonumber(v[8]), envelope = v[9], max_attempts = tonumber(v[10]),
     ready_at = tonumber(v[11]), worker = v[12], lane = v[13], policy = v[14], decide_by = tonumber(v[16] or math.huge),
+    cancel_seen = v[17],
   }
 end
 
 local function owned(turn, fence)
   return turn and turn.state == 'running' and turn.attempt == tonumber(fence)
+end
+
+-- What the owner is told. The first time that it is told of a cancel is kept.
+local function verdict(turn)
+  if not turn.cancel then
+    return 'ok'
+  end
+  if not turn.cancel_seen then
+    turn.cancel_seen = NOW
+    redis.call('HSET', TURNS .. turn.request, 'cancel_seen', NOW)
+  end
+  return 'cancelled'
 end
 
 local function look_at(request, at)
@@ -165,4 +178,15 @@ local function end_turn(turn, state, name, fields, answer, before)
     -- for speed only: the worker's next append or heartbeat is refused anyway
     redis.call(PUBLISH, CONTROL, request)
   end
+end
+
+-- The end of a cancelled turn, with the proof: when it was asked for, when its worker was told, when and how it
+-- stopped. `how`: cooperative (the agent ended), hard (the agent ignored it, and was left behind), fenced (the worker
+-- did not answer in time: what it still writes is refused), unowned (no worker ran it).
+local function end_cancelled(turn, how, before)
+  local asked = turn.cancel or NOW
+  redis.call('HSET', TURNS .. turn.request, 'cancel', asked, 'stopped', how)
+  end_turn(turn, 'cancelled', 'chat_error', CANCELLED .. ',"cancel_requested_ms":' .. asked
+    .. ',"cancel_seen_ms":' .. (turn.cancel_seen or 'null') .. ',"cancel_stopped_ms":' .. NOW
+    .. ',"stopped":"' .. how .. '"', '', before)
 end
