@@ -131,6 +131,9 @@ class ThreadState:
         if snapshot.turn is not None:
             turn = turn_of(snapshot.turn)
             self.turns[turn.request_id] = turn
+            asked = snapshot.turn.get("approvals")
+            pending = [one for one in asked if one.get("state") == "pending"] if isinstance(asked, list) else []
+            self.approvals = {str(one.get("approval_id", "")): one for one in pending}
 
     def _accepted(self, event: Event) -> None:
         self.turns.setdefault(event.request_id, RunningTurn(event.request_id))
