@@ -216,7 +216,9 @@ class Room:
         if self._offset >= page.top:
             self.active = set(page.active)
         self._metrics.gaps_filled.inc(self._offset - before)
-        return before < self._offset < max(page.top, self._heard_up_to)
+        # live messages may have carried the room past this page: what counts is whether the log has more
+        known = max(page.top, self._heard_up_to) if self._offset > before else page.top
+        return self._offset < known
 
     def lose_all(self, reason: str) -> None:
         """Tell every member to come back with its cursor, and stand nowhere."""

@@ -76,8 +76,8 @@ async def test_a_stopped_reader_is_not_buffered_for_and_gets_everything_when_it_
             await slow.say("40{}")
             await slow.read_until("ready")
             await slow.say('42["chat:start",{"thread_id":"t","message":"go"}]')
-            await slow.read_until("chat_accepted")
-            await bystander.call("thread:subscribe", thread_id="t")
+            accepted = (await slow.read_until("chat_accepted"))[-1]
+            await bystander.call("thread:subscribe", thread_id="t", epoch=accepted["epoch"], after=0)
 
             def over() -> bool:
                 nonlocal most
