@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from backplane.approvals import Approvals
 from backplane.doorbell import Doorbell
 from backplane.errors import Internal, Misconfigured, Unavailable
 from backplane.ids import ThreadRef
@@ -30,6 +31,7 @@ from backplane.log import Log
 from backplane.scripts import Call, load_all, run, run_many
 from backplane.sessions import Sessions
 from backplane.settings import Settings
+from backplane.steps import Steps
 from backplane.turns import Turns
 
 # A reply may be lost and its command sent again: every script answers a repeated call as it did the first.
@@ -115,6 +117,8 @@ class Backplane:
         self.log = Log(self)
         self.sessions = Sessions(self)
         self.turns = Turns(self)
+        self.steps = Steps(self)
+        self.approvals = Approvals(self)
 
     @classmethod
     @asynccontextmanager
@@ -152,13 +156,15 @@ class Backplane:
                 keys.thread,
                 keys.log,
                 keys.session,
-                keys.lane,
+                keys.lanes,
                 keys.turns,
                 keys.texts,
                 partition.due,
                 partition.ready,
                 keys.live,
                 partition.control,
+                keys.steps,
+                keys.approvals,
             ),
             (
                 str(ref),

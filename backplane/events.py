@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+APPROVAL_DECIDED = "approval_decided"
+APPROVAL_REQUEST = "approval_request"
 CHAT_ACCEPTED = "chat_accepted"
 CHAT_DONE = "chat_done"
 CHAT_ERROR = "chat_error"
@@ -22,6 +24,7 @@ THINKING_DELTA = "thinking_delta"
 TOOL_ARGS_DELTA = "tool_args_delta"
 TOOL_CALL = "tool_call"
 TOOL_RESULT = "tool_result"
+STEP_DONE = "step_done"
 TURN_RESTARTED = "turn_restarted"
 QUEUE_ITEM_QUEUED = "queue_item_queued"
 QUEUE_ITEM_DELIVERED = "queue_item_delivered"

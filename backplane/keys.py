@@ -37,10 +37,15 @@ class ThreadKeys:
     """stream, entry id `offset-0`: n = event name, d = its JSON. TTL `replay_window`."""
     session: str
     """stream, entry id `message-0`: m = the message's JSON. TTL `thread_ttl`."""
-    lane: str
-    """list: request ids of follow-ups that wait. TTL `thread_ttl`."""
+    lanes: str
+    """prefix; + followup, steer, collect or parallel. list of request ids (lua/lib/lane.lua). TTL `thread_ttl`."""
     turns: str
     """prefix of the turns; + request id. hash, TTL `turn_ttl` after the end."""
+    steps: str
+    """prefix of the steps of a turn; + request id. hash: step -> `begun ATTEMPT`, or `=` and the JSON of its result.
+    Lives as long as its turn runs."""
+    approvals: str
+    """prefix of what a turn asks a person; + request id. hash (lua/lib/approval.lua). Lives as long as its turn."""
     texts: str
     """prefix of the running text; + request id. string, lives as long as its turn runs."""
     idempotency: str
@@ -98,8 +103,10 @@ class Keys:
             thread=f"{slot}:thread:{ref}",
             log=f"{slot}:log:{ref}",
             session=f"{slot}:session:{ref}",
-            lane=f"{slot}:followups:{ref}",
+            lanes=f"{slot}:lane:{ref}/",
             turns=f"{slot}:turn:{ref}/",
+            steps=f"{slot}:steps:{ref}/",
+            approvals=f"{slot}:approvals:{ref}/",
             texts=f"{slot}:text:{ref}/",
             idempotency=f"{slot}:idempotency:{ref}/",
             live=f"{slot}:live:{ref}",

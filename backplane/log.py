@@ -26,8 +26,8 @@ class Page:
     """The newest offset of the log."""
     events: list[Event]
     """Contiguous, from the offset asked for; fewer than up to `top` when there is more to read."""
-    running: str
-    """The turn that runs as of `top`; empty when none does."""
+    active: frozenset[str]
+    """The turns that have begun and not ended, as of `top`: the primary one, and parallel ones."""
     reached: bool
     """False when the log does not hold what was asked: another epoch, trimmed, or an offset it never had."""
 
@@ -85,11 +85,12 @@ class Log:
         return [None if isinstance(answer, Exception) else _page(answer) or _GONE for answer in answers]
 
 
-_GONE = Page("", 0, [], "", reached=False)
+_GONE = Page("", 0, [], frozenset(), reached=False)
 
 
 def _page(answer: Sequence[Any]) -> Page | None:
-    code, epoch, top, entries, running = answer
+    code, epoch, top, entries, active = answer
     if code == b"not_found":
         return None
-    return Page(epoch.decode(), top, decode_entries(entries), running.decode(), code == b"ok")
+    begun = frozenset(request.decode() for request in active)
+    return Page(epoch.decode(), top, decode_entries(entries), begun, code == b"ok")

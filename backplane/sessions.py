@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from backplane.events import THINKING_DELTA, TOOL_CALL, TOOL_RESULT, Event
+from backplane.events import THINKING_DELTA, TOOL_CALL, TOOL_RESULT, TURN_RESTARTED, Event
 from backplane.ids import ThreadRef
 from backplane.log import decode_entries, no_such_thread
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backplane.connection import Backplane
 
 Message = dict[str, Any]
-"""`{id, ts, role, content, request_id, interrupted?}`; ts in Unix milliseconds."""
+"""`{id, ts, role, content, request_id, interrupted?, steer?, context?}`; ts in Unix milliseconds."""
 
 _CACHED_SESSIONS = 256
 
@@ -25,25 +25,40 @@ def _decode(entries: Sequence[Any]) -> list[Message]:
     return [json.loads(fields[1]) for _, fields in reversed(entries)]
 
 
+def _standing(events: list[Event], request_id: str) -> list[Event]:
+    """Return a turn's events, without those that a later attempt made void."""
+    standing: list[Event] = []
+    for event in events:
+        if event.request_id != request_id:
+            continue
+        if event.name == TURN_RESTARTED:
+            kept = event.fields.get("kept_offset", 0)
+            standing = [before for before in standing if before.offset <= kept]
+        standing.append(event)
+    return standing
+
+
 @dataclass(slots=True)
 class RunningTurn:
     """The turn in flight, as far as it has come."""
 
     request_id: str
+    lane: str
+    """`parallel`, or the lane that it waited in; empty when it began at once."""
     state: str
     attempt: int
     text: str
     thinking: str = ""
     tools: list[dict[str, Any]] = field(default_factory=list)
+    approvals: list[dict[str, Any]] = field(default_factory=list)
+    """What it has asked a person, with what became of it."""
 
     def fold(self, events: list[Event]) -> None:
         """Take in the turn's events other than text, which is kept whole beside the log."""
-        thinking = []
+        thinking: list[str] = []
         tools: dict[str, dict[str, Any]] = {}
-        for event in events:
+        for event in _standing(events, self.request_id):
             fields = event.fields
-            if fields["request_id"] != self.request_id:
-                continue
             if event.name == THINKING_DELTA:
                 thinking.append(fields["delta"])
             elif event.name == TOOL_CALL:
@@ -55,29 +70,43 @@ class RunningTurn:
         self.tools = list(tools.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return `{request_id, state, attempt, text, thinking, tools}`."""
+        """Return `{request_id, lane, state, attempt, text, thinking, tools, approvals}`."""
         return {
             "request_id": self.request_id,
+            "lane": self.lane,
             "state": self.state,
             "attempt": self.attempt,
             "text": self.text,
             "thinking": self.thinking,
             "tools": self.tools,
+            "approvals": self.approvals,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A thread as of one offset: its last messages and its running turn."""
+    """A thread as of one offset: its last messages and its running turns."""
 
     epoch: str
     offset: int
     messages: list[Message]
     turn: RunningTurn | None
+    """The primary turn."""
+    parallel: list[RunningTurn] = field(default_factory=list)
+
+    @property
+    def active(self) -> frozenset[str]:
+        """The turns that have begun and not ended."""
+        turns = self.parallel if self.turn is None else [self.turn, *self.parallel]
+        return frozenset(turn.request_id for turn in turns)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return `{messages, turn}`, the snapshot of an acknowledgement."""
-        return {"messages": self.messages, "turn": self.turn.as_dict() if self.turn else None}
+        """Return `{messages, turn, parallel}`, the snapshot of an acknowledgement."""
+        return {
+            "messages": self.messages,
+            "turn": self.turn.as_dict() if self.turn else None,
+            "parallel": [turn.as_dict() for turn in self.parallel],
+        }
 
 
 class SessionCache:
@@ -141,13 +170,19 @@ class Sessions:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        code, epoch, top, messages, request, state, attempt, text, entries = await self._backplane.run(
+        code, epoch, top, messages, turns, entries = await self._backplane.run(
             self._backplane.call("snapshot", ref, subject, most)
         )
         if code == b"not_found":
             raise no_such_thread()
-        turn = None
-        if request:
-            turn = RunningTurn(request.decode(), state.decode(), int(attempt), text.decode())
-            turn.fold(decode_entries(entries))
-        return Snapshot(epoch.decode(), top, _decode(messages), turn)
+        events = decode_entries(entries)
+        primary, parallel = None, []
+        for request, lane, state, attempt, text, asked in turns:
+            turn = RunningTurn(request.decode(), lane.decode(), state.decode(), attempt, text.decode())
+            turn.approvals = json.loads(asked)
+            turn.fold(events)
+            if turn.lane == "parallel":
+                parallel.append(turn)
+            else:
+                primary = turn
+        return Snapshot(epoch.decode(), top, _decode(messages), primary, parallel)

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -23,6 +23,8 @@ def _split(value: object) -> object:
     return value
 
 
+Policy = Literal["retry", "resume", "fail"]
+"""What becomes of a turn whose worker is lost: it begins again, goes on behind its last finished step, or ends."""
 _Commas = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 _Positive = Annotated[int, Field(gt=0)]
 _Seconds = Annotated[float, Field(gt=0)]
@@ -63,7 +65,9 @@ class Settings(BaseSettings):
     max_answer_bytes: _Positive = 4 * 1024 * 1024
     """An answer that grows over this ends the turn with `answer_too_large`."""
     max_followups: _Positive = 100
-    """Messages that may wait behind a running turn of one thread."""
+    """Messages that may wait in one lane of a thread: follow-ups, steers, collected context."""
+    max_parallel: _Positive = 4
+    """Turns of one thread that may run beside its primary turn (`queue_mode` parallel)."""
     calls_per_second: float = Field(default=20.0, gt=0)
     """Calls a second that one socket may make for long; bursts of `calls_burst` pass."""
     calls_burst: _Positive = 60
@@ -82,6 +86,14 @@ class Settings(BaseSettings):
     """How often lapsed leases, deadlines and lost wake-ups are looked for."""
     max_attempts: _Positive = 3
     """A turn that lost this many workers ends with `worker_lost`."""
+    turn_policy: Policy = "retry"
+    """What becomes of a turn whose worker is lost, unless its start says otherwise: `retry`, `resume` or `fail`."""
+    retry_backoff: _Seconds = 1.0
+    """A turn that lost two workers waits this long for the next attempt, then twice as long each time."""
+    approval_timeout: _Seconds = 3600.0
+    """How long a person has to decide what an agent asks, unless the agent says otherwise; then it is refused."""
+    max_steps_bytes: _Positive = 4 * 1024 * 1024
+    """The recorded results of a turn's steps may take this much together."""
     inference_heartbeat: _Seconds = 20.0
     """How often a silent turn tells its clients that its worker is alive."""
     coalesce: float = Field(default=0.02, ge=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,11 +18,12 @@ from backplane.ids import ThreadRef, new_id
 from backplane.keys import ThreadKeys, split_member
 from backplane.log import no_such_thread
 from backplane.scripts import Call
+from backplane.settings import Policy
 
 if TYPE_CHECKING:
     from backplane.connection import Backplane
 
-QueueMode = Literal["interrupt", "reject", "followup"]
+QueueMode = Literal["interrupt", "reject", "followup", "steer", "collect", "parallel"]
 Verdict = Literal["ok", "cancelled", "fenced"]
 
 _PREVIEW = 120
@@ -44,6 +45,8 @@ class Start:
     temperature: float | None = None
     locale: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    policy: Policy | None = None
+    """What becomes of it when its worker is lost; None for the setting `turn_policy`."""
     request_id: str = field(default_factory=new_id)
 
     def input(self) -> dict[str, Any]:
@@ -57,7 +60,7 @@ class Start:
 
     def fingerprint(self) -> str:
         """Return what must be equal for two calls with one key to be the same call."""
-        text = dumps([self.message, self.input()])
+        text = dumps([self.message, self.input(), self.policy])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -73,6 +76,8 @@ class Started:
     client_id: str
     position: int
     """1 for the next in the lane; 0 when accepted."""
+    lane: str
+    """followup, steer, collect or parallel; empty for a turn that took its thread at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +89,34 @@ class Cancelled:
     state: str
     """What the turn was when the cancel came: queued, ready, running; done, failed, cancelled; idle, unknown."""
     dropped: tuple[str, ...] = ()
-    """Waiting messages that were taken out of the lane."""
+    """Waiting messages that were taken out of the lanes."""
+    requested: int | None = None
+    """When it was first asked to stop (Unix milliseconds, Redis' clock); None when it never was."""
+    seen: int | None = None
+    """When its worker was told; None while it has not been."""
+    stopped: int | None = None
+    """When it stopped; None while it has not."""
+    how: str | None = None
+    """How it stopped: cooperative, hard, fenced, unowned (docs/protocol.md)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A message in a lane."""
+    """A message in a lane; in the lane `parallel`, a turn that runs beside the primary one."""
 
+    lane: str
     item_id: str
+    state: str
     preview: str
     created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """A message that goes into the running turn."""
+
+    item_id: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +136,15 @@ class Claim:
     """Of the turn's own message in the session: smaller ids are its history."""
     began: int
     """When its message entered the session, Unix milliseconds."""
+    lane: str
+    """`parallel` for a turn beside the session: it reads the session as it was, and leaves nothing in it."""
+    policy: Policy = "retry"
+    text: str = ""
+    """What of the answer stands already: an earlier attempt said it, up to its last finished step."""
+    steps: Mapping[str, str] = field(default_factory=dict)
+    """The JSON of the results of finished steps, by the name of the step."""
+    kept_by: str = ""
+    """Up to where `text` was said: `step NAME` or `asked ID`, whichever came last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +185,8 @@ class Ending:
     fields: str
     answer: str | None = None
     """The whole answer for the session; None keeps the text so far, marked as interrupted."""
+    stopped: Literal["cooperative", "hard"] = "cooperative"
+    """If it was asked to stop: whether its agent ended, or ignored that and was left behind."""
 
 
 class Turns:
@@ -176,13 +210,13 @@ class Turns:
     # --- from gateways ---------------------------------------------------------------------------------
 
     async def start(self, ref: ThreadRef, start: Start) -> Started:
-        """Start a turn, or queue its message behind the running one.
+        """Start a turn, or put its message in a lane, as `queue_mode` says.
 
         Raises:
             NotFound: when the thread is another's.
             IdempotencyConflict: when the key came before with another message.
             TurnRunning: with `queue_mode` reject.
-            QueueFull: when `max_followups` messages wait already.
+            QueueFull: when `max_followups` messages wait in the lane already, or `max_parallel` turns run in theirs.
             Unavailable: when Redis did not answer; the same Start may be sent again.
         """
         digest, fingerprint = "", ""
@@ -203,14 +237,18 @@ class Turns:
                 request_id=answer[1].decode(),
             )
         if code == "queue_full":
-            raise QueueFull(
-                f"{self._settings.max_followups} messages wait in this thread already; wait, or remove one",
-                retry_after_ms=1000,
-            )
-        state, request_id, epoch, offset, client_id, position = (part.decode() for part in answer)
+            raise self._lane_full(answer[1].decode())
+        state, request_id, epoch, offset, client_id, position, lane = (part.decode() for part in answer)
         if state == "accepted":
             await self.ring(ref, request_id)
-        return Started(state, request_id, epoch, int(offset), client_id, int(position))
+        return Started(state, request_id, epoch, int(offset), client_id, int(position), "" if lane == "-" else lane)
+
+    def _lane_full(self, lane: str) -> QueueFull:
+        if lane == "parallel":
+            text = f"{self._settings.max_parallel} parallel turns run in this thread already; wait for the end of one"
+        else:
+            text = f"{self._settings.max_followups} messages wait in this lane already; wait, or remove one"
+        return QueueFull(text, lane=lane, retry_after_ms=1000)
 
     def _start_call(self, ref: ThreadRef, start: Start, digest: str, fingerprint: str) -> Call:
         extra: dict[str, Any] = {}
@@ -237,17 +275,19 @@ class Turns:
             settings.max_followups,
             start.client_id,
             dumps(start.message[:_PREVIEW]),
+            settings.max_parallel,
+            start.policy or settings.turn_policy,
             extra_keys=[self._keys(ref).idempotency + digest],
         )
 
     async def cancel(self, ref: ThreadRef, subject: str, request_id: str | None = None) -> Cancelled:
-        """Stop a turn: this one, or (None) the running one together with everything that waits.
+        """Stop a turn: this one, or (None) the primary one together with everything that waits.
 
         Raises:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        code, request, state, following, *dropped = await self._backplane.run(
+        code, request, state, following, requested, seen, stopped, how, *dropped = await self._backplane.run(
             self._call(
                 "cancel", ref, subject, request_id or "", math.ceil(self._settings.cancel_grace * 1000), new_id()
             )
@@ -261,10 +301,14 @@ class Turns:
             request.decode() or None,
             state.decode(),
             tuple(item.decode() for item in dropped),
+            _ms(requested),
+            _ms(seen),
+            _ms(stopped),
+            how.decode() or None,
         )
 
     async def lanes(self, ref: ThreadRef, subject: str) -> tuple[str | None, str, list[Waiting]]:
-        """Return `(running request or None, its state or "idle", waiting messages in order)`.
+        """Return `(primary turn or None, its state or "idle", what is in the lanes, each in order)`.
 
         Raises:
             NotFound: when there is no such thread, or it is another's.
@@ -274,12 +318,19 @@ class Turns:
         if code == b"not_found":
             raise no_such_thread()
         waiting = [
-            Waiting(items[n].decode(), json.loads(items[n + 1]), int(items[n + 2])) for n in range(0, len(items), 3)
+            Waiting(
+                items[n].decode(),
+                items[n + 1].decode(),
+                items[n + 2].decode(),
+                json.loads(items[n + 3]),
+                int(items[n + 4]),
+            )
+            for n in range(0, len(items), 5)
         ]
         return running.decode() or None, state.decode(), waiting
 
     async def unqueue(self, ref: ThreadRef, subject: str, request_id: str | None = None) -> list[str]:
-        """Take a waiting message out of the lane, or (None) all of them. Returns the ids that were removed.
+        """Take a waiting message out of its lane, or (None) all of them. Returns the ids that were removed.
 
         Raises:
             NotFound: when there is no such thread, or it is another's.
@@ -304,20 +355,7 @@ class Turns:
         )
         if answer[0] != b"claimed":
             return None
-        _, fence, version, epoch, message, given, subject, deadline, message_id, began = answer
-        return Claim(
-            ref=ref,
-            request_id=request_id,
-            fence=int(fence),
-            session_version=int(version),
-            epoch=epoch.decode(),
-            message=json.loads(message),
-            input=json.loads(given),
-            subject=subject.decode(),
-            deadline=int(deadline),
-            message_id=int(message_id),
-            began=int(began),
-        )
+        return _claim(ref, request_id, answer)
 
     def append_call(self, claim: Claim, batch: Batch) -> Call:
         """Return the call that appends a batch; `verdict` reads its answer."""
@@ -330,6 +368,18 @@ class Turns:
             Unavailable: when Redis did not answer; the same batch may be sent again.
         """
         return verdict(await self._backplane.run(self.append_call(claim, batch)))
+
+    async def steers(self, claim: Claim, taken: int) -> tuple[Verdict, list[Steer]]:
+        """Take what steers a turn, but for the first `taken` items, which this attempt has already.
+
+        Raises:
+            Unavailable: when Redis did not answer; the same call may be sent again.
+        """
+        answer, *items = await self._backplane.run(
+            self._call("steers", claim.ref, claim.request_id, claim.fence, taken)
+        )
+        found = [Steer(items[n].decode(), json.loads(items[n + 1])) for n in range(0, len(items), 2)]
+        return answer.decode(), found
 
     async def heartbeat(self, claims: Sequence[Claim]) -> list[Verdict | None]:
         """Renew leases, all in one round trip; None where the renewal failed.
@@ -361,6 +411,7 @@ class Turns:
                 ending.name,
                 ending.fields,
                 answer,
+                ending.stopped,
                 *batch.pairs(),
             )
         )
@@ -387,12 +438,45 @@ class Turns:
             Unavailable: when Redis did not answer.
         """
         ref, request_id = split_member(member)
+        pauses = (self._settings.cancel_grace, self._settings.retry_backoff)
         what, following = await self._backplane.run(
-            self._call("recover", ref, request_id, math.ceil(self._settings.cancel_grace * 1000))
+            self._call("recover", ref, request_id, *(math.ceil(seconds * 1000) for seconds in pauses))
         )
         if following:
             await self.ring(ref, following.decode())
         return str(what.decode())
+
+
+def _claim(ref: ThreadRef, request_id: str, answer: Sequence[Any]) -> Claim:
+    _, fence, version, epoch, message, given, subject, deadline, message_id, began, *more = answer
+    lane, policy, text, steps, kept_by = more
+    return Claim(
+        ref=ref,
+        request_id=request_id,
+        fence=int(fence),
+        session_version=int(version),
+        epoch=epoch.decode(),
+        message=json.loads(message),
+        input=json.loads(given),
+        subject=subject.decode(),
+        deadline=int(deadline),
+        message_id=int(message_id),
+        began=int(began),
+        lane=lane.decode(),
+        policy=policy.decode(),
+        text=text.decode(),
+        steps=_finished_steps(steps),
+        kept_by=kept_by.decode(),
+    )
+
+
+def _finished_steps(pairs: Sequence[bytes]) -> dict[str, str]:
+    found = zip(pairs[::2], pairs[1::2], strict=True)
+    return {name.decode(): state[1:].decode() for name, state in found if state.startswith(b"=")}
+
+
+def _ms(at: bytes) -> int | None:
+    return int(at) if at else None
 
 
 def verdict(answer: Sequence[Any]) -> tuple[Verdict, int]:

@@ -193,8 +193,14 @@ class Transcript:
 
     def _turn_restarted(self, event: Event) -> None:
         self._screen.end_line()
+        kept = event.get("kept_text")
+        if isinstance(kept, int) and kept == len(self._shown):
+            self._screen.note("[worker lost; the answer goes on]")
+            return
         self._screen.note("[worker lost; the answer starts again]")
-        self._shown = ""
+        self._shown = self._shown[:kept] if isinstance(kept, int) else ""
+        if self._shown:
+            self._screen.text(self._shown)
 
     def _approval_request(self, event: Event) -> None:
         self._screen.note(f"[waits for approval {event.get('approval_id')}]")

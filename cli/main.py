@@ -168,7 +168,8 @@ def send(
     queue_mode: Annotated[
         str | None,
         typer.Option(
-            help="When a turn runs: interrupt it, followup (wait for its end) or reject. [default: interrupt]"
+            help="When a turn runs: interrupt it, followup (wait for its end), steer (add to it), collect (context for "
+            "the next one), parallel (run beside it) or reject. [default: interrupt]"
         ),
     ] = None,
     url: Urls = None,

@@ -65,6 +65,7 @@ class Http:
             Route(f"{thread}/queue", self._answer(self._queue_status), methods=["GET"]),
             Route(f"{thread}/queue", self._answer(self._queue_clear), methods=["DELETE"]),
             Route(f"{thread}/queue/{{item_id}}", self._answer(self._queue_remove), methods=["DELETE"]),
+            Route(f"{thread}/approvals/{{approval_id}}", self._answer(self._decide), methods=["POST"]),
             Route(f"{thread}/events", self._answer(self._events), methods=["GET"]),
         ]
 
@@ -143,6 +144,11 @@ class Http:
     async def _queue_remove(self, request: Request) -> Response:
         identity = await self._who(request)
         return JSONResponse(await self._verbs.queue_remove(identity, self._read(payloads.QueueRemove, request, {})))
+
+    async def _decide(self, request: Request) -> Response:
+        identity = await self._who(request)
+        asked = self._read(payloads.ApprovalDecide, request, await self._body(request))
+        return JSONResponse(await self._verbs.decide(identity, asked))
 
     async def _events(self, request: Request) -> Response:
         identity = await self._authenticator.authenticate(stream_token(request.headers, request.query_params))

@@ -23,16 +23,17 @@ from pydantic import (
 from backplane import events
 from backplane.errors import InvalidPayload, TooLarge, UnknownEvent
 from backplane.ids import thread_ref
-from backplane.settings import Settings
+from backplane.settings import Policy, Settings
 
 MAX_MESSAGES = 200
 """Messages of history in one answer; who asks for more gets this many and may ask again."""
 DEFAULT_MESSAGES = 50
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32
+MAX_DECISION = 4000
 MAX_TOKEN = 16 * 1024
 
-QueueMode = Literal["interrupt", "reject", "followup"]
+QueueMode = Literal["interrupt", "reject", "followup", "steer", "collect", "parallel"]
 
 
 def _printable(text: str) -> str:
@@ -118,8 +119,9 @@ class ChatStart(ThreadPayload):
     locale: _OptionalName = None
     queue_mode: Annotated[
         QueueMode | None,
-        Field(description="one of interrupt, reject, followup"),
+        Field(description="one of interrupt, reject, followup, steer, collect, parallel"),
     ] = None
+    policy: Annotated[Policy | None, Field(description="one of retry, resume, fail")] = None
     metadata: Annotated[
         Annotated[dict[str, Any], AfterValidator(_small)] | None,
         Field(
@@ -207,7 +209,11 @@ class ApprovalDecide(ThreadPayload):
     verb = "approval:decide"
 
     approval_id: _Id
-    decision: _Id
+    decision: Annotated[
+        str,
+        Field(max_length=MAX_DECISION, description=f"text of 1 to {MAX_DECISION} characters that is not blank"),
+        AfterValidator(_not_blank),
+    ]
 
 
 class AuthRefresh(Payload):

@@ -215,7 +215,7 @@ class Room:
             if event.offset == self._offset + 1:
                 self._send(event)
         if self._offset >= page.top:
-            self.active = {page.running} if page.running else set()
+            self.active = set(page.active)
         self._metrics.gaps_filled.inc(self._offset - before)
         # live messages may have carried the room past this page: what counts is whether the log has more
         known = max(page.top, self._heard_up_to) if self._offset > before else page.top
@@ -259,8 +259,7 @@ class Room:
                 self.remove(member)
                 member.lose("could not be brought up to the present")
             raise
-        running = snapshot.turn.request_id if snapshot.turn is not None else ""
-        self._meet(snapshot.epoch, snapshot.offset, [], running)
+        self._meet(snapshot.epoch, snapshot.offset, [], snapshot.active)
         if served:  # it goes on as it was: nothing is sent twice, and nothing left out
             return Joined(snapshot.epoch, snapshot.offset, None, snapshot)
         self.hold()
@@ -282,7 +281,7 @@ class Room:
             if at < page.top:
                 continue
             # from here on nothing is awaited: the room cannot move
-            self._meet(epoch, at, page.events, page.running)
+            self._meet(epoch, at, page.events, page.active)
             if self._admit(member, at):
                 return max(at, self._offset)
 
@@ -302,7 +301,7 @@ class Room:
         page = await self._backplane.log.read(self.ref, subject=subject, epoch=epoch, after=after)
         return page, list(merge(page.events))
 
-    def _meet(self, epoch: str, at: int, events: list[Event], running: str) -> None:
+    def _meet(self, epoch: str, at: int, events: list[Event], active: frozenset[str]) -> None:
         """Take what a reader found: a place to stand for a new room, or news that came before the live message."""
         if self._epoch is not None and self._epoch != epoch:
             self.lose_all("the log was lost, and another begun")
@@ -310,9 +309,8 @@ class Room:
             self._epoch, self._offset = epoch, at
         elif events:
             self._advance(epoch, events)
-        if running:
-            # whoever comes with a cursor may not be sent the event that began it, and the poll must know
-            self.active.add(running)
+        # whoever comes with a cursor may not be sent the event that began them, and the poll must know
+        self.active |= active
 
     def _admit(self, member: Member, at: int) -> bool:
         """Add a member that has everything up to `at`; False when the room has moved on too far."""

@@ -129,6 +129,7 @@ class Sockets:
             "queue:status": lambda socket, asked: verbs.queue_status(socket.identity, asked),
             "queue:clear": lambda socket, asked: verbs.queue_clear(socket.identity, asked),
             "queue:remove": lambda socket, asked: verbs.queue_remove(socket.identity, asked),
+            "approval:decide": lambda socket, asked: verbs.decide(socket.identity, asked),
             "auth:refresh": self._refresh,
         }
         server.on("connect", self._connect)

@@ -11,6 +11,7 @@ from backplane.turns import Start
 from gateway.auth import Identity
 from gateway.payloads import (
     DEFAULT_MESSAGES,
+    ApprovalDecide,
     ChatCancel,
     ChatStart,
     QueueClear,
@@ -25,6 +26,7 @@ from gateway.room import Joined, Member
 from gateway.rooms import Rooms
 
 Ack = dict[str, Any]
+_LANES = ("followup", "steer", "collect", "parallel")
 
 
 class Verbs:
@@ -51,6 +53,7 @@ class Verbs:
             temperature=asked.temperature,
             locale=asked.locale,
             metadata=asked.metadata or {},
+            policy=asked.policy,
         )
         joined: Joined | None = None
         if member is None:
@@ -72,8 +75,10 @@ class Verbs:
             "epoch": started.epoch,
             "offset": started.offset,
         }
+        if started.lane:
+            ack["lane"] = started.lane
         if started.state == "queued":
-            ack |= {"lane": "followup", "position": started.position}
+            ack["position"] = started.position
         if joined is not None and joined.snapshot is not None:
             # an old key came again, and the log no longer reaches back to its turn
             ack |= {"offset": joined.offset, "recovered": False, "snapshot": joined.snapshot.as_dict()}
@@ -89,6 +94,10 @@ class Verbs:
             "request_id": cancelled.request_id,
             "state": cancelled.state,
             "dropped": list(cancelled.dropped),
+            "cancel_requested_ms": cancelled.requested,
+            "cancel_seen_ms": cancelled.seen,
+            "cancel_stopped_ms": cancelled.stopped,
+            "stopped": cancelled.how,
         }
 
     async def subscribe(self, identity: Identity, asked: ThreadSubscribe, member: Member) -> Ack:
@@ -139,20 +148,24 @@ class Verbs:
         """Return what runs, and what waits in which lane."""
         ref = self._ref(identity, asked)
         running, state, waiting = await self._backplane.turns.lanes(ref, identity.subject)
-        items = [
-            {"item_id": item.item_id, "position": position, "preview": item.preview, "created": item.created}
-            for position, item in enumerate(waiting, start=1)
-        ]
+        lanes: dict[str, list[dict[str, Any]]] = {lane: [] for lane in _LANES}
+        for item in waiting:
+            shown = {"item_id": item.item_id, "preview": item.preview, "created": item.created}
+            if item.lane == "parallel":
+                shown["state"] = item.state
+            else:
+                shown["position"] = len(lanes[item.lane]) + 1
+            lanes[item.lane].append(shown)
         return {
             "ok": True,
             "thread_id": ref.thread_id,
             "running": running,
             "state": state,
-            "lanes": {"followup": items},
+            "lanes": lanes,
         }
 
     async def queue_clear(self, identity: Identity, asked: QueueClear) -> Ack:
-        """Take everything out of the lanes."""
+        """Take everything that waits out of the lanes."""
         ref = self._ref(identity, asked)
         removed = await self._backplane.turns.unqueue(ref, identity.subject)
         return {"ok": True, "thread_id": ref.thread_id, "removed": removed}
@@ -164,3 +177,17 @@ class Verbs:
         if not removed:
             raise NotFound("no such item waits in this thread; ask queue:status for those that do")
         return {"ok": True, "thread_id": ref.thread_id, "removed": removed}
+
+    async def decide(self, identity: Identity, asked: ApprovalDecide) -> Ack:
+        """Decide what an agent asks, or say who has."""
+        ref = self._ref(identity, asked)
+        decided = await self._backplane.approvals.decide(ref, identity.subject, asked.approval_id, asked.decision)
+        return {
+            "ok": True,
+            "thread_id": ref.thread_id,
+            "approval_id": asked.approval_id,
+            "decided": decided.decided,
+            "state": decided.answer.state,
+            "decision": decided.answer.decision,
+            "by": decided.answer.by,
+        }

@@ -39,5 +39,5 @@ class Heartbeat:
             _log.warning("a heartbeat failed", turns=len(slots), error=repr(error))
             return
         for slot, verdict in zip(slots, verdicts, strict=True):
-            slot.told(verdict)
+            slot.renewed(verdict)
             await slot.show_life()

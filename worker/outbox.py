@@ -38,6 +38,8 @@ class Outbox:
         self._some = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._flushed = asyncio.Event()
+        self._flushed.set()
         self.last_sent = asyncio.get_running_loop().time() - coalesce
         """When the last batch was sent, on the loop's clock (seconds)."""
 
@@ -50,6 +52,7 @@ class Outbox:
         if self._size >= _BOUND:
             self._room.clear()
         self._some.set()
+        self._flushed.clear()
         if name not in DELTAS:
             self._urgent.set()
 
@@ -91,6 +94,12 @@ class Outbox:
             self._sending = asyncio.create_task(self._send_now(), name="outbox-send")
             await asyncio.shield(self._sending)
 
+    async def flush(self) -> None:
+        """Wait until everything that was put is in the log."""
+        if self._events:
+            self._urgent.set()
+        await self._flushed.wait()
+
     async def stop(self, running: asyncio.Task[None]) -> None:
         """End `run`. Afterwards no batch is on its way, so that `take` gives the last one."""
         running.cancel()
@@ -101,3 +110,5 @@ class Outbox:
     async def _send_now(self) -> None:
         self.last_sent = asyncio.get_running_loop().time()
         await self._send(self.take())
+        if not self._events:
+            self._flushed.set()

@@ -1,7 +1,8 @@
 """A slot: one turn in a worker, from its claim to its end.
 
-Three things can stop a turn from outside, and they are told apart: it was cancelled (its owner still writes the
-end), it was fenced (somebody else owns it: write nothing more), or the worker stops (hand it back).
+Four things can stop a turn from outside, and they are told apart: it was cancelled (its owner still writes the
+end), it was fenced (somebody else owns it: write nothing more), the worker stops (hand it back), or the turn waits
+for a person (park it).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from backplane.sessions import Message as StoredMessage
 from backplane.sessions import SessionCache
 from backplane.turns import Batch, Claim, Ending, Finished, Verdict
 from worker.appender import Appender
+from worker.link import SlotLink
 from worker.outbox import Outbox
 from worker.turn import (
     Agent,
@@ -36,7 +38,7 @@ from worker.turn import (
 )
 
 _log = structlog.get_logger("worker.slot")
-StopReason = Literal["cancelled", "fenced", "stopping"]
+StopReason = Literal["cancelled", "fenced", "stopping", "parked"]
 _RETRY_PAUSE = 0.2
 
 
@@ -55,8 +57,9 @@ class Slot:
         self._outbox = Outbox(self._append, self._settings.coalesce)
         self._stop: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
         self._known: list[StoredMessage] = []
-        self._text: list[str] = []
-        self._text_bytes = 0
+        self._text = [claim.text]
+        self._text_bytes = len(claim.text.encode())
+        self._link = SlotLink(backplane, claim, self._say, self.told, self._wait_outside, self._outbox)
         self._usage: Usage | None = None
         self._started = asyncio.get_running_loop().time()
         self._first_text: float | None = None
@@ -67,6 +70,14 @@ class Slot:
         """Take a verdict of an append or a heartbeat."""
         if verdict == "cancelled" or verdict == "fenced":
             self.stop(verdict)
+
+    def renewed(self, verdict: Verdict | None) -> None:
+        """Take the verdict of a heartbeat, which may have been asked for because a person has decided."""
+        self.told(verdict)
+        self._link.nudge()
+
+    def _wait_outside(self) -> None:
+        self.stop("parked")
 
     def stop(self, reason: StopReason) -> None:
         """Stop the agent; the first reason counts."""
@@ -113,14 +124,19 @@ class Slot:
         if reason == "stopping" and not answered:
             await self._hand_back(log)
             return
+        if reason == "parked" and not answered:
+            await self._park(log)
+            return
         finished = await self._finish(self._ending(answering, log))
         log.info("turn ended", state=finished.state)
 
     def _ending(self, answering: asyncio.Task[None], log: structlog.stdlib.BoundLogger) -> Ending:
         error: BaseException | None
+        stopped: Literal["cooperative", "hard"] = "cooperative"
         if not answering.done() or answering.cancelled():
             # asked to stop: the script writes the event. Not asked: the agent cancelled itself, its own fault.
             error = AgentError("The agent gave up.", error_type="agent_error")
+            stopped = "cooperative" if answering.done() else "hard"
         else:
             error = answering.exception()
         if error is None:
@@ -129,7 +145,7 @@ class Slot:
         if not isinstance(error, AgentError):
             log.error("the agent failed", exc_info=error)
             error = AgentError("The agent failed.", retryable=True)
-        return Ending("failed", CHAT_ERROR, body(_error_fields(error)))
+        return Ending("failed", CHAT_ERROR, body(_error_fields(error)), stopped=stopped)
 
     def _done_fields(self, answer: str) -> dict[str, Any]:
         now = asyncio.get_running_loop().time()
@@ -167,6 +183,16 @@ class Slot:
         except Unavailable:
             log.warning("turn could not be handed back; its lease will lapse")
 
+    async def _park(self, log: structlog.stdlib.BoundLogger) -> None:
+        while True:
+            try:
+                state = await self._backplane.approvals.park(self.claim)
+            except Unavailable:
+                await asyncio.sleep(_RETRY_PAUSE)
+                continue
+            log.info("turn parked", state=state)
+            return
+
     async def _append(self, batch: Batch) -> None:
         self.told(await self._appender.append(self.claim, batch))
 
@@ -184,6 +210,8 @@ class Slot:
     def _remember(self, finished: Finished, ending: Ending) -> None:
         """Keep the local copy in step with what the script stored, or drop it."""
         claim, answer = self.claim, ending.answer
+        if claim.lane == "parallel":
+            return  # it left the session as it was
         if finished.state != "done" or not answer or finished.session_version != claim.session_version + 1:
             self._cache.invalidate(claim.ref)
             return
@@ -218,14 +246,20 @@ class Slot:
             temperature=given["temperature"],
             locale=given["locale"],
             metadata=given["metadata"],
+            link=self._link,
         )
         async with aclosing(self._agent(turn)) as said:  # type: ignore[type-var]  # async generators have aclose
             async for event in said:
                 await self._say(event)
+        if self._link.replaying:
+            # what it said was taken for a repetition: better no answer than half of one
+            raise AgentError("The agent did not come to where it was before.", error_type="not_resumable")
 
     async def _say(self, event: str | AgentEvent) -> None:
         if isinstance(event, Usage):
             self._usage = event
+            return
+        if self._link.replaying:
             return
         if isinstance(event, str):
             event = Text(event)
@@ -252,6 +286,8 @@ def _message(stored: StoredMessage) -> Message:
         request_id=stored["request_id"],
         ts=stored["ts"],
         interrupted=stored.get("interrupted", False),
+        steer=stored.get("steer", False),
+        context=stored.get("context", False),
     )
 
 

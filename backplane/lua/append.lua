@@ -1,4 +1,4 @@
---! include thread emit session turn
+--! include thread emit session lane approval turn
 -- The owner of a turn appends a batch of events. Safe to send twice: a batch that was written is not written again.
 -- ARGV 1 request  2 fence  3 batch (1, 2, 3, … within the attempt)  4 text that these events add to the answer
 --      5, 6, … name and fields of each event
@@ -21,4 +21,4 @@ if tonumber(arg(3)) > turn.batch then
   offset = emit(request, turn.seq, turn.envelope, events)
   redis.call('HSET', TURNS .. request, 'batch', arg(3))
 end
-return {turn.cancel and 'cancelled' or 'ok', offset}
+return {verdict(turn), offset}

@@ -1,9 +1,9 @@
---! include thread emit session turn
+--! include thread emit session lane approval turn
 -- The owner ends its turn: last events, answer, terminal event, release and hand-over in one step.
 -- A turn that was asked to stop ends as cancelled, even if its answer came first to the door.
 -- ARGV 1 request  2 fence  3 batch  4 text that the last events add to the answer  5 state (done | failed)
 --      6 name of the terminal event  7 its fields  8 answer (JSON string), '' to keep the text so far
---      9, 10, … name and fields of each last event
+--      9 how its agent stopped (cooperative | hard)  10, 11, … name and fields of each last event
 -- Returns {state it ended in | 'fenced', request id of the follow-up that is ready now or '',
 --          session_version and newest message id after the end, now}.
 local request = arg(1)
@@ -20,15 +20,15 @@ if tonumber(arg(3)) > turn.batch then
   if arg(4) ~= '' then
     redis.call('APPEND', TEXTS .. request, arg(4))
   end
-  for n = 9, #ARGV - 7, 2 do
+  for n = 10, #ARGV - 7, 2 do
     events[#events + 1] = {arg(n), arg(n + 1)}
   end
 end
 local state = arg(5)
 turn.state = 'ending'  -- its own worker ends it: nobody has to be told to stop
-if turn.cancel then
+if verdict(turn) == 'cancelled' then
   state = 'cancelled'
-  end_turn(turn, state, 'chat_error', CANCELLED, '', events)
+  end_cancelled(turn, arg(9), events)
 else
   end_turn(turn, state, arg(6), arg(7), arg(8), events)
 end

@@ -1,4 +1,4 @@
---! include thread emit session turn
+--! include thread emit session lane approval turn
 -- The owner renews its lease, and with it everything that must outlive a long silent turn.
 -- ARGV 1 request  2 fence  3 lease ms  4 cancel_grace ms
 -- Returns 'ok', 'cancelled' or 'fenced'.
@@ -8,12 +8,8 @@ if not owned(turn, arg(2)) then
   return 'fenced'
 end
 local lease_until = NOW + tonumber(arg(3))
-local at = math.min(lease_until, turn.deadline)
-if turn.cancel then
-  at = math.min(at, turn.cancel + tonumber(arg(4)))
-end
 redis.call('HSET', TURNS .. request, 'lease_until', lease_until)
-look_at(request, at)
+look_at_running(turn, lease_until, arg(4))
 redis.call('PEXPIRE', TEXTS .. request, TURN_TTL)
 keep_thread()
-return turn.cancel and 'cancelled' or 'ok'
+return verdict(turn)

@@ -1,11 +1,12 @@
---! include thread emit session turn
--- Start a turn, or put its message in the lane behind the running one. Safe to send twice: the request id and
--- the idempotency key both lead to the answer that was given first.
--- KEYS 11 idempotency key
+--! include thread emit session lane approval turn
+-- Start a turn, or put its message in a lane. Safe to send twice: the request id and the idempotency key both
+-- lead to the answer that was given first.
+-- KEYS 13 idempotency key
 -- ARGV 1 request  2 subject  3 epoch for a new log  4 fingerprint of the message, '' without a key
 --      5 queue_mode  6 message (JSON string)  7 extra fields of chat_accepted  8 envelope  9 input (JSON)
---      10 timeout ms  11 max_attempts  12 max_followups  13 client_id  14 preview (JSON string)
--- Returns {code} or {'accepted' | 'queued', request, epoch, offset, client_id, position}.
+--      10 timeout ms  11 max_attempts  12 most items in a lane  13 client_id  14 preview (JSON string)
+--      15 most parallel turns  16 policy (retry | resume | fail)
+-- Returns {code} or {'accepted' | 'queued', request, epoch, offset, client_id, position, lane or '-'}.
 local request, subject, fingerprint, mode = arg(1), arg(2), arg(4), arg(5)
 
 local function answer(ack)
@@ -25,7 +26,7 @@ if given then
   return answer(given)
 end
 if fingerprint ~= '' then
-  local seen = redis.call('GET', KEYS[11])
+  local seen = redis.call('GET', KEYS[13])
   if seen then
     local known, ack = string.match(seen, '^(%S+) (.*)$')
     if known ~= fingerprint then
@@ -39,8 +40,12 @@ local running = redis.call('HGET', THREAD, 'running')
 if running and mode == 'reject' then
   return {'turn_running', running}
 end
-if running and mode == 'followup' and redis.call('LLEN', LANE) >= tonumber(arg(12)) then
-  return {'queue_full'}
+local lane = ''
+if mode == 'collect' or mode == 'parallel' or (running and (mode == 'followup' or mode == 'steer')) then
+  lane = mode
+end
+if lane ~= '' and redis.call('LLEN', LANES .. lane) >= tonumber(arg(lane == 'parallel' and 15 or 12)) then
+  return {'queue_full', lane}
 end
 
 if not owner then
@@ -51,16 +56,19 @@ redis.call('HSET', THREAD, 'active', NOW)
 redis.call('HSET', TURNS .. request, 'state', 'queued', 'attempt', 0, 'lost', 0, 'lease_until', 0,
   'deadline', 0, 'batch', 0, 'seq', 0, 'envelope', arg(8), 'max_attempts', arg(11), 'ready_at', 0,
   'worker', '', 'subject', subject, 'client_id', arg(13), 'message', arg(6), 'extra', arg(7),
-  'input', arg(9), 'timeout', arg(10), 'preview', arg(14), 'created', NOW)
+  'input', arg(9), 'timeout', arg(10), 'preview', arg(14), 'created', NOW, 'lane', lane,
+  'policy', arg(16))
 redis.call('PEXPIRE', TURNS .. request, THREAD_TTL)
 
 local state, offset, position = 'accepted', 0, 0
-if running and mode == 'followup' then
+if lane == 'parallel' then
+  put_in_lane(request, lane)
+  offset = begin(request, {})
+elseif lane ~= '' then
   state = 'queued'
-  position = redis.call('RPUSH', LANE, request)
-  redis.call('PEXPIRE', LANE, THREAD_TTL)
-  offset = emit(request, 0, arg(8), {{'queue_item_queued', '"item_id":"' .. request
-    .. '","lane":"followup","position":' .. position .. ',"preview":' .. arg(14) .. arg(7)}})
+  put_in_lane(request, lane)
+  position = #waiting_in(lane)
+  offset = tell(request, 'queue_item_queued', lane, ',"position":' .. position .. ',"preview":' .. arg(14) .. arg(7))
   keep_thread()
 else
   if running then
@@ -70,9 +78,9 @@ else
 end
 
 local epoch = redis.call('HGET', THREAD, 'epoch')
-local ack = table.concat({state, request, epoch, offset, arg(13), position}, ' ')
+local ack = table.concat({state, request, epoch, offset, arg(13), position, lane == '' and '-' or lane}, ' ')
 redis.call('HSET', TURNS .. request, 'ack', ack)
 if fingerprint ~= '' then
-  redis.call('SET', KEYS[11], fingerprint .. ' ' .. ack, 'PX', TURN_TTL)
+  redis.call('SET', KEYS[13], fingerprint .. ' ' .. ack, 'PX', TURN_TTL)
 end
 return answer(ack)

@@ -1,5 +1,5 @@
---! include thread emit session turn once
--- Take one waiting message out of the lane, or all of them.
+--! include thread emit session lane approval turn once
+-- Take one waiting message out of its lane, or all of them out of all lanes.
 -- ARGV 1 subject  2 request, '' for all  3 call (a fresh id)
 -- Returns {code, removed request ids …}.
 if not may_see(arg(1)) then
@@ -12,7 +12,7 @@ end
 if arg(2) == '' then
   return answer_with('last_unqueue', arg(3), {'ok', unpack(drop_all_waiting())})
 end
-if redis.call('HGET', TURNS .. arg(2), 'state') ~= 'queued' then
+if not is_queued(arg(2)) then
   return {'ok'}
 end
 drop_waiting(arg(2))

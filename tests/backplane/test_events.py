@@ -46,7 +46,7 @@ def test_merging_loses_and_doubles_nothing(parts: list[tuple[bool, str]]) -> Non
 
 
 def test_a_joined_delta_ends_near_its_limit() -> None:
-    assert len(list(merge([delta(n, "x" * 100) for n in range(1, 101)], limit=2_000))) > 5
+    assert len(list(merge([delta(n, "x" * 100) for n in range(1, 101)], limit=2_000))) == 5
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", {"a": "\udfff"}])

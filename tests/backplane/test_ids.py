@@ -41,7 +41,7 @@ def test_no_two_threads_share_a_key(tenant: str, one: str, other_tenant: str, tw
     def names(ref: ThreadRef) -> set[str]:
         found = keys.thread(ref)
         return {
-            found.thread, found.log, found.session, found.lane, found.live,
+            found.thread, found.log, found.session, found.lanes + "steer", found.live,
             found.turn("r"), found.texts + "r", found.idempotency + "d",
         }  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_all_keys_of_a_thread_share_the_hash_tag_of_its_partition(thread_id: str
     ref = ThreadRef("default", thread_id)
     keys = Keys("p", 64).thread(ref)
     tag = f"p:{{{partition_of(ref, 64)}}}:"
-    for name in (keys.thread, keys.log, keys.session, keys.lane, keys.turns, keys.texts, keys.idempotency, keys.live,
+    for name in (keys.thread, keys.log, keys.session, keys.lanes, keys.turns, keys.texts, keys.idempotency, keys.live,
                  keys.partition.due, keys.partition.ready, keys.partition.control):  # fmt: skip
         assert name.startswith(tag)
 

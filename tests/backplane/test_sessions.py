@@ -74,11 +74,13 @@ async def test_a_snapshot_shows_the_running_turn_so_far(backplane: Backplane) ->
     assert snapshot.turn is not None
     assert snapshot.turn.as_dict() == {
         "request_id": claim.request_id,
+        "lane": "",
         "state": "running",
         "attempt": 1,
         "text": "It is ",
         "thinking": "hm, yes",
         "tools": [call | {"output": "noon", "success": True}],
+        "approvals": [],
     }
 
 

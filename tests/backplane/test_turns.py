@@ -13,11 +13,12 @@ from backplane.errors import IdempotencyConflict, NotFound, QueueFull, TurnRunni
 from backplane.events import Event, body
 from backplane.ids import ThreadRef, new_id, thread_ref
 from backplane.recoverer import Recoverer
-from backplane.turns import Batch, Claim, Ending, Start, Started
+from backplane.turns import Batch, Claim, Ending, QueueMode, Start, Started
 from tests.support.waiting import wait_until
 
 REF = thread_ref("thread-1")
 SHORT = {"lease": 0.05, "cancel_grace": 0.05}
+LANES: tuple[QueueMode, ...] = ("followup", "steer", "collect", "parallel")
 
 
 def ask(message: str = "hello", **given: Any) -> Start:
@@ -282,6 +283,7 @@ async def test_a_turn_that_loses_its_workers_ends_with_one_error(backplane: Back
     started = await backplane.turns.start(REF, ask())
     outcomes = []
     for _ in range(backplane.settings.max_attempts):
+        await lapse(backplane, started.request_id)  # the pause before a third attempt is over too
         await claimed(backplane, started)
         await lapse(backplane, started.request_id)
         outcomes.append(await backplane.turns.recover(member(backplane, started.request_id)))
@@ -289,6 +291,47 @@ async def test_a_turn_that_loses_its_workers_ends_with_one_error(backplane: Back
     last = (await log(backplane))[-1].fields
     assert (last["event"], last["error_type"], last["error_retryable"]) == ("chat_error", "worker_lost", True)
     assert (await backplane.turns.start(REF, ask("next"))).state == "accepted"
+
+
+async def test_a_turn_that_lost_two_workers_is_held_back_for_longer_and_longer(backplane: Backplane) -> None:
+    """The first takeover is at once; a later one cannot be claimed before its time, and is rung for then."""
+    started = await backplane.turns.start(REF, ask())
+    key, place = backplane.keys.thread(REF).turn(started.request_id), member(backplane, started.request_id)
+    await backplane.redis.hset(key, mapping={"max_attempts": 9})
+    waits = []
+    for _ in range(4):
+        await claimed(backplane, started)
+        while await backplane.redis.llen(backplane.keys.doorbell):
+            await backplane.doorbell.wait()
+        await lapse(backplane, started.request_id)
+        assert await backplane.turns.recover(place) == "taken_over"
+        seconds, micros = await backplane.redis.time()
+        ready_at = int(await backplane.redis.hget(key, "ready_at") or 0)
+        waits.append(round((ready_at - seconds * 1000 - micros // 1000) / 1000))
+        rung = await backplane.redis.llen(backplane.keys.doorbell)
+        assert rung == (waits[-1] == 0)
+        if waits[-1]:
+            assert await backplane.turns.claim(place, "too early") is None
+            assert await backplane.turns.recover(place) == "none"
+            await lapse(backplane, started.request_id)
+            assert await backplane.turns.recover(place) == "rung"
+            await lapse(backplane, started.request_id)
+    assert waits == [0, 1, 2, 4]
+
+
+async def test_a_turn_that_may_not_be_tried_again_ends_with_its_first_worker(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask(policy="fail"))
+    follow = await backplane.turns.start(REF, ask("next", queue_mode="followup"))
+    await claimed(backplane, started)
+    await lapse(backplane, started.request_id)
+    assert await backplane.turns.recover(member(backplane, started.request_id)) == "worker_lost"
+    assert (await claimed(backplane, follow)).message == "next"
+
+
+async def test_the_policy_is_the_settings_unless_the_start_says_otherwise(open_backplane: Any) -> None:
+    async with open_backplane(turn_policy="resume") as backplane:
+        assert (await claimed(backplane, await backplane.turns.start(REF, ask()))).policy == "resume"
+        assert (await claimed(backplane, await backplane.turns.start(REF, ask(policy="retry")))).policy == "retry"
 
 
 async def test_a_deadline_is_enforced_although_nobody_owns_the_turn(open_backplane: Any) -> None:
@@ -413,6 +456,76 @@ async def test_a_call_whose_answer_was_lost_is_answered_the_same_again(backplane
     assert await names(backplane) == before
 
 
+def proof(event: Event) -> tuple[Any, ...]:
+    fields = event.fields
+    assert fields["error_type"] == "cancelled"
+    return tuple(fields[n] for n in ("cancel_requested_ms", "cancel_seen_ms", "cancel_stopped_ms", "stopped"))
+
+
+@pytest.mark.parametrize("how", ["cooperative", "hard"])
+async def test_a_cancel_proves_itself_in_the_log_and_in_its_answer(backplane: Backplane, how: Any) -> None:
+    """Asked for, then told to the worker, then stopped: each with its time, and each cancel tells what is known."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask("q")))
+    first = await backplane.turns.cancel(REF, "ann", claim.request_id)
+    assert (first.seen, first.stopped, first.how) == (None, None, None)
+    assert await backplane.turns.heartbeat([claim]) == ["cancelled"]
+    second = await backplane.turns.cancel(REF, "ann", claim.request_id)
+    assert second.requested == first.requested
+    assert second.seen is not None
+    assert await backplane.turns.append(claim, Batch(1, [])) == ("cancelled", 2)
+    ending = Ending("failed", "chat_error", body({"message": "m"}), stopped=how)
+    await backplane.turns.finish(claim, Batch(2, []), ending)
+    third = await backplane.turns.cancel(REF, "ann", claim.request_id)
+    assert (third.cancelled, third.state) == (False, "cancelled")
+    assert proof((await log(backplane))[-1]) == (third.requested, third.seen, third.stopped, third.how)
+    assert third.requested == first.requested
+    assert third.seen == second.seen
+    assert third.requested is not None
+    assert third.stopped is not None
+    assert third.requested <= second.seen <= third.stopped
+    assert third.how == how
+
+
+async def test_a_cancel_of_a_turn_that_no_worker_runs_says_so(backplane: Backplane) -> None:
+    running = await backplane.turns.start(REF, ask("q"))
+    waiting = await backplane.turns.start(REF, ask("w", queue_mode="followup"))
+    for request_id in (waiting.request_id, running.request_id):
+        cancelled = await backplane.turns.cancel(REF, "ann", request_id)
+        assert (cancelled.how, cancelled.seen, cancelled.requested) == ("unowned", None, cancelled.stopped)
+        assert cancelled.stopped is not None
+    assert proof((await log(backplane))[-1])[3] == "unowned"
+
+
+async def test_a_cancel_of_a_silent_worker_says_that_it_was_cut_off(backplane: Backplane) -> None:
+    """Dead or stopped: nobody was told, and what it may still write is refused."""
+    for asked_first in (True, False):
+        claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+        if asked_first:
+            await backplane.turns.cancel(REF, "ann")
+        await lapse(backplane, claim.request_id)
+        if asked_first:
+            assert await backplane.turns.recover(member(backplane, claim.request_id)) == "cancelled"
+        else:
+            await backplane.turns.cancel(REF, "ann")
+        assert proof((await log(backplane))[-1])[1::2] == (None, "fenced")
+        assert (await backplane.turns.append(claim, said("late")))[0] == "fenced"
+
+
+async def test_an_answer_that_comes_to_the_door_behind_a_cancel_was_told_there(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await backplane.turns.cancel(REF, "ann")
+    assert (await backplane.turns.finish(claim, Batch(1, []), done("a"))).state == "cancelled"
+    _, seen, stopped, how = proof((await log(backplane))[-1])
+    assert (seen, how) == (stopped, "cooperative")
+
+
+async def test_a_finished_turn_has_nothing_to_prove(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await backplane.turns.finish(claim, Batch(1, []), done("a"))
+    late = await backplane.turns.cancel(REF, "ann", claim.request_id)
+    assert (late.requested, late.seen, late.stopped, late.how) == (None, None, None, None)
+
+
 # --- a second message ----------------------------------------------------------------------------------
 
 
@@ -502,6 +615,236 @@ async def test_the_lane_has_an_end(open_backplane: Any) -> None:
             await backplane.turns.start(REF, refused)
         assert await names(backplane) == before
         assert not await backplane.redis.exists(backplane.keys.thread(REF).turn(refused.request_id))
+
+
+# --- steer: a message for the running turn ---------------------------------------------------------------
+
+
+async def test_a_steer_is_taken_by_the_running_turn_and_is_never_a_turn_itself(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask("one")))
+    steer = await backplane.turns.start(REF, ask("left", queue_mode="steer"))
+    assert (steer.state, steer.lane, steer.position) == ("queued", "steer", 1)
+    verdict, found = await backplane.turns.steers(claim, 0)
+    assert (verdict, [(s.item_id, s.message) for s in found]) == ("ok", [(steer.request_id, "left")])
+    assert await backplane.turns.steers(claim, 1) == ("ok", [])
+    assert (await backplane.turns.lanes(REF, "ann"))[2] == []
+    await backplane.turns.finish(claim, Batch(1, []), done("a"))
+    assert await names(backplane, steer.request_id) == ["queue_item_queued", "queue_item_delivered"]
+    assert (await log(backplane))[3].fields["into_request_id"] == claim.request_id
+    assert await session(backplane) == [("user", "one", False), ("user", "left", False), ("assistant", "a", False)]
+    late = await backplane.turns.cancel(REF, "ann", steer.request_id)
+    assert (late.cancelled, late.state) == (False, "delivered")
+
+
+async def test_taking_steers_twice_delivers_them_once(backplane: Backplane) -> None:
+    """The answer may be lost: the same call gives the same messages, and one event."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask("one")))
+    steer = await backplane.turns.start(REF, ask("left", queue_mode="steer"))
+    assert await backplane.turns.steers(claim, 0) == await backplane.turns.steers(claim, 0)
+    assert (await names(backplane, steer.request_id)).count("queue_item_delivered") == 1
+    assert len(await session(backplane)) == 2
+
+
+async def test_another_attempt_gets_the_steers_that_the_lost_one_took(backplane: Backplane) -> None:
+    """And its history ends before its own message, although a steer came behind that."""
+    started = await backplane.turns.start(REF, ask("one"))
+    lost = await claimed(backplane, started)
+    await backplane.turns.start(REF, ask("left", queue_mode="steer"))
+    await backplane.turns.steers(lost, 0)
+    await lapse(backplane, started.request_id)
+    await backplane.turns.recover(member(backplane, started.request_id))
+    claim = await claimed(backplane, started)
+    assert await backplane.turns.steers(lost, 0) == ("fenced", [])
+    assert [steer.message for steer in (await backplane.turns.steers(claim, 0))[1]] == ["left"]
+    assert (await backplane.sessions.history(REF, before=claim.message_id))[1] == []
+    assert (claim.message_id, claim.session_version) == (lost.message_id, lost.session_version)
+
+
+async def test_steers_that_nobody_took_become_the_next_turns_before_other_followups(backplane: Backplane) -> None:
+    """In the script that ends the turn, each way of ending it."""
+    for number, end in enumerate(("finish", "cancel", "interrupt", "recover")):
+        ref = thread_ref(f"steers-{number}")
+        keys = backplane.keys.thread(ref)
+        running = await backplane.turns.start(ref, ask("one"))
+        claim = await backplane.turns.claim(keys.member(running.request_id), "w")
+        assert claim is not None
+        follow = await backplane.turns.start(ref, ask("f", queue_mode="followup"))
+        steers = [await backplane.turns.start(ref, ask(f"s{n}", queue_mode="steer")) for n in (1, 2)]
+        if end == "finish":
+            await backplane.turns.finish(claim, Batch(1, []), done("a"))
+        elif end == "cancel":
+            await backplane.turns.cancel(ref, "ann", running.request_id)
+            await backplane.turns.finish(claim, Batch(1, []), done("a"))
+        elif end == "interrupt":
+            new = await backplane.turns.start(ref, ask("two"))
+            await backplane.turns.cancel(ref, "ann", new.request_id)
+        else:
+            await backplane.redis.hset(keys.turn(running.request_id), mapping={"deadline": 1})
+            assert await backplane.turns.recover(keys.member(running.request_id)) == "turn_timeout"
+        delivered = []
+        for _ in range(3):
+            request_id, state, _ = await backplane.turns.lanes(ref, "ann")
+            assert state == "ready"
+            assert request_id is not None
+            delivered.append(request_id)
+            await backplane.turns.cancel(ref, "ann", request_id)
+        assert delivered == [steer.request_id for steer in (*steers, follow)], end
+        queued = [e.fields for e in await log(backplane, ref) if e.name == "queue_item_queued"]
+        assert [(q["lane"], q.get("from_lane")) for q in queued][-2:] == [("followup", "steer")] * 2
+
+
+async def test_a_steer_with_nothing_running_is_a_turn(backplane: Backplane) -> None:
+    assert (await backplane.turns.start(REF, ask(queue_mode="steer"))).state == "accepted"
+
+
+async def test_a_cancelled_turn_takes_no_steers(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask("one")))
+    await backplane.turns.start(REF, ask("left", queue_mode="steer"))
+    await backplane.turns.cancel(REF, "ann", claim.request_id)
+    assert await backplane.turns.steers(claim, 0) == ("cancelled", [])
+
+
+# --- collect: context for the next turn ------------------------------------------------------------------
+
+
+async def test_context_waits_for_the_next_turn_and_stands_in_front_of_its_message(backplane: Backplane) -> None:
+    """It starts nothing by itself, neither when nothing runs nor when a turn ends."""
+    first = await backplane.turns.start(REF, ask("c0", queue_mode="collect"))
+    assert (first.state, first.lane) == ("queued", "collect")
+    assert (await backplane.turns.lanes(REF, "ann"))[:2] == (None, "idle")
+    running = await backplane.turns.start(REF, ask("one"))
+    second = await backplane.turns.start(REF, ask("c1", queue_mode="collect"))
+    await backplane.turns.finish(await claimed(backplane, running), Batch(1, []), done("a"))
+    assert [item.item_id for item in (await backplane.turns.lanes(REF, "ann"))[2]] == [second.request_id]
+    next_turn = await backplane.turns.start(REF, ask("two"))
+    _, messages = await backplane.sessions.history(REF)
+    assert [(m["content"], m.get("context", False)) for m in messages] == [
+        ("c0", True), ("one", False), ("a", False), ("c1", True), ("two", False),
+    ]  # fmt: skip
+    claim = await claimed(backplane, next_turn)
+    history = (await backplane.sessions.history(REF, before=claim.message_id))[1]
+    assert [m["content"] for m in history] == ["c0", "one", "a", "c1"]
+    assert await names(backplane, second.request_id) == ["queue_item_queued", "queue_item_delivered"]
+
+
+async def test_a_copy_of_the_session_does_not_count_for_a_turn_with_context(backplane: Backplane) -> None:
+    """The worker's copy is valid at `session_version - 1`: context has moved that on."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask("one")))
+    finished = await backplane.turns.finish(claim, Batch(1, []), done("a"))
+    await backplane.turns.start(REF, ask("c", queue_mode="collect"))
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask("two")))
+    assert claim.session_version - 1 == finished.session_version + 1
+
+
+# --- parallel: a turn beside -----------------------------------------------------------------------------
+
+
+async def test_a_parallel_turn_runs_beside_and_leaves_the_session_alone(backplane: Backplane) -> None:
+    first = await claimed(backplane, await backplane.turns.start(REF, ask("one")))
+    await backplane.turns.finish(first, Batch(1, []), done("a"))
+    primary = await claimed(backplane, await backplane.turns.start(REF, ask("two")))
+    beside = await backplane.turns.start(REF, ask("aside", queue_mode="parallel"))
+    assert (beside.state, beside.lane) == ("accepted", "parallel")
+    await backplane.turns.finish(primary, Batch(1, []), done("b"))
+    await backplane.turns.start(REF, ask("three"))
+    claim = await claimed(backplane, beside)
+    fork = (await backplane.sessions.history(REF, before=claim.message_id))[1]
+    assert [m["content"] for m in fork] == ["one", "a", "two"]
+    before = await session(backplane)
+    await backplane.turns.append(claim, said("c"))
+    assert (await backplane.turns.finish(claim, Batch(2, []), done("c"))).state == "done"
+    assert await session(backplane) == before
+    assert await names(backplane, beside.request_id) == [
+        "chat_accepted", "inference_start", "text_delta", "chat_done",
+    ]  # fmt: skip
+    assert (await backplane.turns.lanes(REF, "ann"))[1:] == ("ready", [])
+
+
+async def test_a_parallel_turn_is_in_nobodys_way(backplane: Backplane) -> None:
+    """Not of a start, not of the hand-over, not of a cancel without an id; its own end hands nothing over."""
+    beside = await claimed(backplane, await backplane.turns.start(REF, ask("aside", queue_mode="parallel")))
+    primary = await backplane.turns.start(REF, ask("one", queue_mode="reject"))
+    assert primary.state == "accepted"
+    follow = await backplane.turns.start(REF, ask("two", queue_mode="followup"))
+    await backplane.turns.finish(beside, Batch(1, []), done("x"))
+    assert (await backplane.turns.lanes(REF, "ann"))[0] == primary.request_id
+    other = await claimed(backplane, await backplane.turns.start(REF, ask("aside", queue_mode="parallel")))
+    assert (await backplane.turns.cancel(REF, "ann")).dropped == (follow.request_id,)
+    assert await backplane.turns.heartbeat([other]) == ["ok"]
+    cancelled = await backplane.turns.cancel(REF, "ann", other.request_id)
+    assert (cancelled.cancelled, cancelled.state) == (True, "running")
+    assert (await backplane.turns.finish(other, Batch(1, []), done("x"))).state == "cancelled"
+
+
+async def test_a_parallel_turn_whose_worker_is_lost_is_taken_over_beside(backplane: Backplane) -> None:
+    beside = await backplane.turns.start(REF, ask("aside", queue_mode="parallel"))
+    await claimed(backplane, beside)
+    await lapse(backplane, beside.request_id)
+    assert await backplane.turns.recover(member(backplane, beside.request_id)) == "taken_over"
+    assert (await backplane.turns.lanes(REF, "ann"))[:2] == (None, "idle")
+    assert (await claimed(backplane, beside)).fence == 2
+
+
+async def test_parallel_turns_have_a_cap_of_their_own(open_backplane: Any) -> None:
+    async with open_backplane(max_parallel=2) as backplane:
+        turns = [await backplane.turns.start(REF, ask("aside", queue_mode="parallel")) for _ in range(2)]
+        with pytest.raises(QueueFull) as caught:
+            await backplane.turns.start(REF, ask("aside", queue_mode="parallel"))
+        assert caught.value.details["lane"] == "parallel"
+        await backplane.turns.cancel(REF, "ann", turns[0].request_id)
+        assert (await backplane.turns.start(REF, ask("aside", queue_mode="parallel"))).state == "accepted"
+
+
+async def test_readers_are_told_of_every_turn_that_runs(backplane: Backplane) -> None:
+    """The poll of a node, and a client without a cursor, know the parallel ones too."""
+    primary = await claimed(backplane, await backplane.turns.start(REF, ask("one")))
+    beside = await claimed(backplane, await backplane.turns.start(REF, ask("aside", queue_mode="parallel")))
+    await backplane.turns.append(primary, said("p"))
+    await backplane.turns.append(beside, said("q"))
+    both = {primary.request_id, beside.request_id}
+    assert (await backplane.log.read(REF)).active == both
+    snapshot = await backplane.sessions.snapshot(REF, subject="ann")
+    assert snapshot.active == both
+    assert snapshot.turn is not None
+    assert (snapshot.turn.request_id, snapshot.turn.text) == (primary.request_id, "p")
+    assert [(turn.request_id, turn.text) for turn in snapshot.parallel] == [(beside.request_id, "q")]
+
+
+# --- all lanes -------------------------------------------------------------------------------------------
+
+
+async def test_all_lanes_are_shown_cleared_and_changed_in_any_process(open_backplane: Any) -> None:
+    async with open_backplane(node_id="one") as one, open_backplane(node_id="two") as two:
+        claim = await claimed(one, await one.turns.start(REF, ask("one")))
+        items = {mode: await one.turns.start(REF, ask(mode, queue_mode=mode)) for mode in LANES}
+        _, _, shown = await two.turns.lanes(REF, "ann")
+        assert [(i.lane, i.item_id, i.preview, i.state) for i in shown] == [
+            (mode, items[mode].request_id, mode, "ready" if mode == "parallel" else "queued") for mode in LANES
+        ]
+        assert await two.turns.unqueue(REF, "ann", items["steer"].request_id) == [items["steer"].request_id]
+        assert await one.turns.steers(claim, 0) == ("ok", [])
+        assert await two.turns.unqueue(REF, "ann", items["parallel"].request_id) == []
+        assert await two.turns.unqueue(REF, "ann") == [items[mode].request_id for mode in ("followup", "collect")]
+        removed = [e.fields["lane"] for e in await log(one) if e.name == "queue_item_removed"]
+        assert removed == ["steer", "followup", "collect"]
+
+
+async def test_a_cancel_without_an_id_empties_all_lanes_and_says_what_it_dropped(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask("one")))
+    items = [await backplane.turns.start(REF, ask(mode, queue_mode=mode)) for mode in LANES[:3]]
+    assert (await backplane.turns.cancel(REF, "ann")).dropped == tuple(item.request_id for item in items)
+    await backplane.turns.finish(claim, Batch(1, []), done("a"))
+    assert (await backplane.turns.lanes(REF, "ann")) == (None, "idle", [])
+
+
+async def test_every_lane_has_an_end(open_backplane: Any) -> None:
+    async with open_backplane(max_followups=1) as backplane:
+        await backplane.turns.start(REF, ask("one"))
+        for mode in LANES[:3]:
+            await backplane.turns.start(REF, ask(mode, queue_mode=mode))
+            with pytest.raises(QueueFull) as caught:
+                await backplane.turns.start(REF, ask(mode, queue_mode=mode))
+            assert caught.value.details["lane"] == mode
 
 
 # --- wake-ups ------------------------------------------------------------------------------------------

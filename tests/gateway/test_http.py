@@ -106,6 +106,38 @@ async def test_a_stream_without_a_place_begins_with_a_snapshot(gateway_settings:
         await wait_until(lambda: len(node.gateway.rooms) == 0, "the stream was closed with its reader")
 
 
+async def asking(turn: Turn) -> AsyncIterator[str]:
+    decision = await turn.approve("rm", {"path": "/"})
+    yield f"{decision.decision} by {decision.by}"
+
+
+async def test_a_decision_by_http(gateway_settings: Make) -> None:
+    """Seen in the snapshot, decided once; the second hears what stands; a wrong one and an unknown one are refused."""
+    given = gateway_settings()
+    async with serving(given) as gateway, working(given, asking), httpx.AsyncClient(trust_env=False) as http:
+        url = f"{gateway.url}/v1/threads/t"
+        await http.post(f"{url}/turns", json={"message": "go", "policy": "resume"})
+
+        async def waits() -> bool:
+            turn = (await http.get(url)).json()["turn"]
+            return turn is not None and turn["state"] == "waiting"
+
+        await wait_until(waits, "the turn is parked")
+        asked = (await http.get(url)).json()["turn"]["approvals"][0]
+        assert (asked["state"], asked["tool_name"], asked["args"]) == ("pending", "rm", {"path": "/"})
+        place = f"{url}/approvals/{asked['approval_id']}"
+        wrong = await http.post(place, json={"decision": "maybe"})
+        assert (wrong.status_code, wrong.json()["error"]["field"]) == (400, "decision")
+        first = (await http.post(place, json={"decision": "approved"})).json()
+        second = (await http.post(place, json={"decision": "denied"})).json()
+        assert (first["decided"], second["decided"]) == (True, False)
+        assert (second["state"], second["decision"], second["by"]) == ("decided", "approved", first["by"])
+        unknown = await http.post(f"{url}/approvals/r.x", json={"decision": "approved"})
+        assert unknown.status_code == 404
+        await ended(http, url)
+        assert (await http.get(url)).json()["messages"][-1]["content"] == f"approved by {first['by']}"
+
+
 async def test_the_queue_by_http(gateway_settings: Make) -> None:
     settings = gateway_settings()
     async with serving(settings) as node, working(settings, endless), httpx.AsyncClient(base_url=node.url) as http:

@@ -247,7 +247,6 @@ def test_half_a_cursor_is_refused(cursor: dict[str, Any], field: str) -> None:
         ("chat:cancel", "request_id"),
         ("queue:remove", "item_id"),
         ("approval:decide", "approval_id"),
-        ("approval:decide", "decision"),
     ],
 )
 @pytest.mark.parametrize("value", ["", "a" * 129, "a b", "a\n", "*", "a/b", "é", 7, ["a"], {"a": 1}, False])

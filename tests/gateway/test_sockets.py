@@ -223,6 +223,45 @@ async def test_every_watcher_of_a_thread_sees_a_turn_of_another_socket(
         assert two.text == "You said: second"
 
 
+async def test_a_decision_is_taken_at_any_node_and_told_to_everybody(gateway_settings: Make, clients: Clients) -> None:
+    async def asking(turn: Turn) -> AsyncIterator[str]:
+        yield str(await turn.ask("Which?", ["left", "right"]))
+
+    one, two = gateway_settings(), gateway_settings()
+    async with serving(one) as first, serving(two) as second, working(one, asking):
+        client, other = await clients.connect(first.url), await clients.connect(second.url)
+        await client.call("chat:start", thread_id="t", message="go", policy="resume")
+        await wait_until(lambda: bool(client.named("approval_request")), "it asks")
+        approval_id = client.named("approval_request")[0]["approval_id"]
+        seen = await other.call("thread:subscribe", thread_id="t")
+        assert [a["approval_id"] for a in seen["snapshot"]["turn"]["approvals"]] == [approval_id]
+        decided = await other.call("approval:decide", thread_id="t", approval_id=approval_id, decision="left")
+        assert (decided["decided"], decided["decision"]) == (True, "left")
+        late = await client.call("approval:decide", thread_id="t", approval_id=approval_id, decision="right")
+        assert (late["decided"], late["decision"], late["by"]) == (False, "left", decided["by"])
+        await wait_until(lambda: bool(client.named("chat_done")), "it goes on")
+        assert client.named("chat_done")[0]["full_response"] == "left"
+        assert client.named("approval_decided")[0]["decision"] == "left"
+
+
+async def test_parallel_turns_and_steers_reach_the_watchers(gateway_settings: Make, clients: Clients) -> None:
+    given = gateway_settings()
+    async with serving(given) as gateway, working(given, endless):
+        client = await clients.connect(gateway.url)
+        await client.call("chat:start", thread_id="t", message="0")
+        steer = await client.call("chat:start", thread_id="t", message="1", queue_mode="steer")
+        assert (steer["state"], steer["lane"], steer["position"]) == ("queued", "steer", 1)
+        beside = await client.call("chat:start", thread_id="t", message="2", queue_mode="parallel")
+        assert (beside["state"], beside["lane"]) == ("accepted", "parallel")
+        status = await client.call("queue:status", thread_id="t")
+        assert [item["item_id"] for item in status["lanes"]["steer"]] == [steer["request_id"]]
+        assert [item["item_id"] for item in status["lanes"]["parallel"]] == [beside["request_id"]]
+        cancelled = await client.call("chat:cancel", thread_id="t")
+        assert cancelled["dropped"] == [steer["request_id"]]
+        await client.call("chat:cancel", thread_id="t", request_id=beside["request_id"])
+        await wait_until(lambda: len(client.named("chat_error")) == 2, "both end")
+
+
 async def test_the_queue_can_be_seen_and_changed_from_any_node(gateway_settings: Make, clients: Clients) -> None:
     one, two = gateway_settings(), gateway_settings()
     async with serving(one) as first, serving(two) as second, working(one, endless):

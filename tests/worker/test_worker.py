@@ -176,7 +176,8 @@ async def test_a_silent_agent_is_cancelled_as_fast_as_one_that_talks(open_backpl
         cancelled = await backplane.turns.cancel(REF, "ann", started.request_id)
         assert cancelled.cancelled
         await stopped.wait()
-        assert (await ended(backplane)).fields["error_type"] == "cancelled"
+        fields = (await ended(backplane)).fields
+        assert (fields["error_type"], fields["stopped"]) == ("cancelled", "cooperative")
 
 
 async def test_a_cancel_arrives_although_its_push_is_lost(open_backplane: Any) -> None:
@@ -208,7 +209,9 @@ async def test_an_agent_that_ignores_its_cancellation_cannot_hold_the_thread(ope
         await start(backplane)
         await wait_until(seen(backplane, "text_delta"), "it talks")
         await backplane.turns.cancel(REF, "ann")
-        assert (await ended(backplane)).fields["error_type"] == "cancelled"
+        fields = (await ended(backplane)).fields
+        assert (fields["error_type"], fields["stopped"]) == ("cancelled", "hard")
+        assert fields["cancel_requested_ms"] <= fields["cancel_seen_ms"] <= fields["cancel_stopped_ms"]
         await wait_until(lambda: worker.turns == 0, "its slot is free")
         released.set()
     assert [e.name for e in await events_of(open_backplane)][-1] == "chat_error"
@@ -311,6 +314,69 @@ async def test_a_lost_worker_is_replaced_and_clients_are_told_to_drop_the_partia
         assert last.fields["full_response"] == "attempt 2"
         assert names[-1] == "chat_done"
         assert not any("late" in e.text for e in await events(two))
+
+
+async def test_an_agent_hears_at_its_next_safe_point_what_the_person_adds(backplane: Backplane) -> None:
+    """And once: the second asking gives nothing, and the next turn finds it in the history."""
+    histories: list[list[tuple[str, bool]]] = []
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        histories.append([(m.content, m.steer) for m in turn.history])
+        yield "a"
+        await go_on.wait()
+        yield ",".join(await turn.steers())
+        yield ",".join(await turn.steers())
+
+    go_on = asyncio.Event()
+    async with working(backplane, agent):
+        await start(backplane, "one")
+        await wait_until(seen(backplane, "text_delta"), "it talks")
+        for text in ("left", "right"):
+            assert (await start(backplane, text, queue_mode="steer")).lane == "steer"
+        go_on.set()
+        assert (await ended(backplane)).fields["full_response"] == "aleft,right"
+        await start(backplane, "two")
+        await ended(backplane, 2)
+    assert histories == [[], [("one", False), ("left", True), ("right", True), ("aleft,right", False)]]
+
+
+async def test_a_parallel_turn_sees_the_fork_and_keeps_no_copy_of_the_session(backplane: Backplane) -> None:
+    histories: dict[str, list[str]] = {}
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        histories[turn.message] = [m.content for m in turn.history]
+        yield f"re {turn.message}"
+        if turn.message == "two":
+            await go_on.wait()
+
+    go_on = asyncio.Event()
+    async with working(backplane, agent):
+        await start(backplane, "one")
+        await ended(backplane)
+        await start(backplane, "two")
+        await wait_until(seen(backplane, "text_delta", 2), "the primary turn talks")
+        await start(backplane, "aside", queue_mode="parallel")
+        assert (await ended(backplane, 2)).fields["full_response"] == "re aside"
+        go_on.set()
+        await ended(backplane, 3)
+        await start(backplane, "three")
+        await ended(backplane, 4)
+    assert histories["aside"] == ["one", "re one", "two"]
+    assert histories["three"] == ["one", "re one", "two", "re two"]
+
+
+async def test_context_reaches_the_agent_marked_as_such(backplane: Backplane) -> None:
+    found: list[tuple[str, bool]] = []
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        found.extend((m.content, m.context) for m in turn.history)
+        yield "ok"
+
+    async with working(backplane, agent):
+        await start(backplane, "the light is green", queue_mode="collect")
+        await start(backplane, "may I go?")
+        await ended(backplane)
+    assert found == [("the light is green", True)]
 
 
 async def test_a_worker_that_claims_its_own_lost_turn_again_stops_the_old_attempt(open_backplane: Any) -> None:

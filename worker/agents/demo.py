@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from worker.agents.calculator import CalculationError, calculate
 from worker.agents.tools import CALCULATOR, CLOCK, ToolFailure, read_clock
@@ -51,6 +52,8 @@ I am Threadline's demo agent. I need no key, and I remember our conversation. Tr
 - `what did I say first?`, `what did you say last?`, `how many messages?`
 - `think about rivers`: thinking before the answer
 - `sleep 10`: a tool that is silent for ten seconds
+- `order three cups of tea`: steps, and a question before it orders; say more while it waits
+- `ask me about rivers`: a question with answers to choose from
 - `fail please`, or `fail after 5 words`
 
 Put `slowly` or `fast` into any of them."""
@@ -74,7 +77,14 @@ class Pause:
     seconds: float
 
 
-Step = str | AgentEvent | Pause
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Something to wait for; its result goes back into the script."""
+
+    what: Callable[[], Awaitable[Any]]
+
+
+Step = str | AgentEvent | Pause | Do
 Script = Callable[[Turn, re.Match[str]], Iterator[Step]]
 
 
@@ -86,8 +96,12 @@ async def agent(turn: Turn) -> AsyncIterator[str | AgentEvent]:
     """
     delay = _delay_ms(turn) / 1000
     round_, words = 1, 0
-    for step in _script(turn):
-        if isinstance(step, Pause):
+    script, result = _script(turn), None
+    while (step := _next(script, result)) is not None:
+        result = None
+        if isinstance(step, Do):
+            result = await step.what()
+        elif isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
         elif isinstance(step, str | Thinking):
             text = step if isinstance(step, str) else step.delta
@@ -100,6 +114,14 @@ async def agent(turn: Turn) -> AsyncIterator[str | AgentEvent]:
             yield step
     heard = sum(len(message.content.split()) for message in turn.history) + len(turn.message.split())
     yield Usage(input_tokens=heard, output_tokens=words, model="demo")
+
+
+def _next(script: Iterator[Step], result: Any) -> Step | None:
+    """Return the script's next step; it gets the result of the last one."""
+    try:
+        return script.send(result) if isinstance(script, Generator) else next(script)
+    except StopIteration:
+        return None
 
 
 def _delay_ms(turn: Turn) -> float:
@@ -286,6 +308,27 @@ def _sleep(turn: Turn, match: re.Match[str]) -> Iterator[Step]:
     yield f"I slept for {seconds:g} seconds, and I am awake again."
 
 
+def _order(turn: Turn, match: re.Match[str]) -> Generator[Step, Any, None]:
+    what = match["what"]
+    price = yield Do(lambda: turn.step("price", len, what))
+    yield f"That would be {price} coins. May I? "
+    decision = yield Do(lambda: turn.approve("order", {"what": what, "price": price}))
+    wishes = yield Do(turn.steers)
+    for wish in wishes:
+        yield f"You added: {_quote(wish)}. "
+    if decision.approved:
+        number = yield Do(lambda: turn.step("order", lambda: turn.step_key))
+        yield f"I have ordered {what}; the order is {number}."
+    else:
+        yield f"Then I do not order {what}."
+
+
+def _ask(turn: Turn, match: re.Match[str]) -> Generator[Step, Any, None]:
+    topic = match["topic"] or "anything"
+    answer = yield Do(lambda: turn.ask(f"Do you like to talk about {topic}?", ("yes", "no")))
+    yield f"You said {answer}." if answer else "You did not say."
+
+
 def _fail(turn: Turn, match: re.Match[str]) -> Iterator[Step]:
     if match["n"]:
         yield _numbered(_within(match["n"], MAX_WORDS) or MAX_WORDS)
@@ -309,6 +352,8 @@ _PHRASES: tuple[tuple[re.Pattern[str], Script], ...] = tuple(
         (r"tell (?:me |us )?(?:a |another )?(?P<long>long )?story(?: .*)?", _tell_story),
         (r"think(?: hard)?(?: about (?P<topic>.+))?", _think),
         (r"sleep(?: for)? (?P<seconds>\d+(?:\.\d+)?)(?: ?s| seconds?)?", _sleep),
+        (r"order (?P<what>.+)", _order),
+        (r"ask me(?: something)?(?: about (?P<topic>.+))?", _ask),
         (r"fail(?: after (?P<n>\d+) words?)?", _fail),
         (rf"(?:{_WHAT_IS} the time|what time is it|time|clock)(?: in (?P<zone>\S+))?", _tell_time),
         (r"(?:calculate|compute|calc|=) ?(?P<expression>.+)", _calculate),

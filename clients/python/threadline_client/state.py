@@ -131,6 +131,9 @@ class ThreadState:
         if snapshot.turn is not None:
             turn = turn_of(snapshot.turn)
             self.turns[turn.request_id] = turn
+            asked = snapshot.turn.get("approvals")
+            pending = [one for one in asked if one.get("state") == "pending"] if isinstance(asked, list) else []
+            self.approvals = {str(one.get("approval_id", "")): one for one in pending}
 
     def _accepted(self, event: Event) -> None:
         self.turns.setdefault(event.request_id, RunningTurn(event.request_id))
@@ -272,10 +275,13 @@ def _tool_result(turn: RunningTurn, event: Event) -> None:
 
 
 def _restarted(turn: RunningTurn, event: Event) -> None:
-    # The new attempt says everything again: what the lost worker said is void.
+    # What the lost worker said is void; with `kept_text`, only what it said behind its last finished step.
     turn.state, turn.attempt = "accepted", _int(event.get("attempt"), turn.attempt + 1)
-    turn.text, turn.thinking, turn.round = "", "", 1
-    turn.tools.clear()
+    turn.text = turn.text[: _int(event.get("kept_text"))]
+    if event.get("kept_offset") is None:
+        turn.thinking, turn.round = "", 1
+        turn.tools.clear()
+    turn.tools = [tool for tool in turn.tools if tool.output is not None]
 
 
 _TURN_EVENTS = {

@@ -166,7 +166,7 @@ class Turn:
                 elif item.request_id == self.request_id:
                     begun = begun or item.name != "queue_item_queued"
                     yield item
-                    if item.terminal or item.name == "queue_item_removed":
+                    if item.terminal or item.name == "queue_item_removed" or _went_elsewhere(item):
                         return
 
     async def wait(self) -> Outcome:
@@ -185,8 +185,16 @@ class Turn:
                     return outcome_of(item, text)
                 if item.name == "queue_item_removed":
                     break
+                if _went_elsewhere(item):
+                    return Outcome(self.request_id, False, text, "delivered", "the message went into another turn")
                 if item.name == "turn_restarted":
-                    text = ""
+                    kept = item.get("kept_text")
+                    text = text[:kept] if isinstance(kept, int) else ""
                 elif item.name == "text_delta":
                     text += item.delta
         return Outcome(self.request_id, False, text, "removed", "the message was removed from the queue")
+
+
+def _went_elsewhere(event: Event) -> bool:
+    """Whether the message was taken as a steer or as context: it never has a turn of its own."""
+    return event.name == "queue_item_delivered" and event.get("into_request_id") is not None

@@ -459,3 +459,15 @@ async def test_what_a_gateway_will_not_send_again_is_had_over_a_new_connection(p
         seen = await take(events, 3)
         assert client.url == two.url
     assert text_of(seen) == "abc"
+
+
+async def test_a_message_that_went_into_another_turn_is_not_waited_for(pair: Pair) -> None:
+    """A steer that was taken never has a turn, so no terminal event would ever come."""
+    deployment, one, _ = pair
+    async with connect([one.url]) as client:
+        turn = await client.thread("tea").send("left", queue_mode="steer")
+        await deployment.emit(
+            "tea", turn.request_id, "queue_item_delivered", item_id=turn.request_id, lane="steer", into_request_id="r0"
+        )
+        outcome = await turn.wait()
+    assert (outcome.ok, outcome.error_type) == (False, "delivered")

@@ -83,6 +83,24 @@ def test_a_restart_drops_what_the_lost_worker_said(write: Writer) -> None:
     assert turn.text == "whole"
 
 
+def test_a_restart_keeps_what_stands_up_to_the_last_finished_step(write: Writer) -> None:
+    write("chat_accepted", message="hi")
+    write("text_delta", delta="kä😀pt void")
+    write("tool_call", tool_call_id="t", tool_name="sum", args={})
+    write("turn_restarted", attempt=2, policy="resume", kept_offset=2, kept_text=6)
+    turn = write.state.turn
+    assert turn is not None
+    assert (turn.text, turn.tools) == ("kä😀pt ", [])
+
+
+def test_a_snapshot_brings_what_is_asked_and_not_decided(write: Writer) -> None:
+    asked = [{"approval_id": "r.a", "state": "pending"}, {"approval_id": "r.b", "state": "decided"}]
+    write.state.apply(snapshot(turn={"request_id": "r", "approvals": asked}))
+    assert set(write.state.approvals) == {"r.a"}
+    write("approval_decided", approval_id="r.a")
+    assert write.state.approvals == {}
+
+
 def test_a_turn_that_fails_leaves_its_text_as_an_interrupted_message(write: Writer) -> None:
     write("chat_accepted", message="hi")
     write("text_delta", delta="half")

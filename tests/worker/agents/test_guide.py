@@ -24,6 +24,13 @@ def run_block(code: str) -> dict[str, Any]:
     return names
 
 
+def block(holding: str) -> str:
+    """Return the one block of Python that holds these words."""
+    found: list[str] = [code for code in PYTHON if holding in code]
+    assert len(found) == 1
+    return found[0]
+
+
 async def test_the_agent_of_ten_lines_runs() -> None:
     agent = cast("Agent", run_block(PYTHON[0])["agent"])
     history = [Message("user", "hi"), Message("assistant", "hello")]
@@ -41,12 +48,37 @@ def test_the_agent_of_ten_lines_has_about_ten_lines() -> None:
 
 def test_the_error_of_the_guide_can_be_raised() -> None:
     with pytest.raises(contract.AgentError) as caught:
-        run_block(f"from worker.turn import AgentError\n{PYTHON[1]}")
+        run_block(f"from worker.turn import AgentError\n{block('weather_unavailable')}")
     assert caught.value.retry_after_ms == 60_000
 
 
 def test_the_agent_with_its_own_tools_can_be_made() -> None:
-    assert inspect.isasyncgenfunction(run_block(PYTHON[2])["agent"])
+    assert inspect.isasyncgenfunction(run_block(block("make_agent("))["agent"])
+
+
+IMPORTS = "from collections.abc import AsyncIterator\nfrom worker.turn import *\n"
+
+
+async def test_the_agent_that_can_be_steered_runs_without_a_worker() -> None:
+    agent = cast("Agent", run_block(IMPORTS + block("turn.steers()"))["agent"])
+    said = [event async for event in agent(Turn("t1", "r1", "default", "ada", "go", []))]
+    assert said == ["Chapter one. ", "Chapter two. ", "Chapter three. "]
+
+
+async def test_the_agent_that_asks_runs_without_a_worker() -> None:
+    agent = cast("Agent", run_block(IMPORTS + block("turn.approve("))["agent"])
+    for link, answer in (
+        (contract.Unlinked("approved", "red"), "Deleted; the rest is red."),
+        (contract.Unlinked(), "Then I leave it."),
+    ):
+        turn = Turn("t1", "r1", "default", "ada", "/tmp", [], link=link)
+        assert [event async for event in agent(turn)] == [answer]
+
+
+async def test_the_agent_with_a_step_runs_without_a_worker() -> None:
+    agent = cast("Agent", run_block(IMPORTS + block("turn.step("))["agent"])
+    said = [event async for event in agent(Turn("t1", "r1", "default", "ada", "tea", []))]
+    assert said == ["I am ordering. ", "Done: tea is on its way. "]
 
 
 @pytest.mark.parametrize("name", CLASSES)
