@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from backplane.admission import Admission
 from backplane.approvals import Approvals
 from backplane.doorbell import Doorbell
 from backplane.errors import Internal, Misconfigured, Unavailable
@@ -117,6 +118,7 @@ class Backplane:
         self.log = Log(self)
         self.sessions = Sessions(self)
         self.turns = Turns(self)
+        self.admission = Admission(self)
         self.steps = Steps(self)
         self.approvals = Approvals(self)
 
@@ -177,13 +179,17 @@ class Backplane:
             ),
         )
 
+    def answering(self) -> AbstractAsyncContextManager[None]:
+        """Bound the calls of Redis in this block by `redis_timeout`, and turn their errors into ours."""
+        return answered(self.settings.redis_timeout)
+
     async def run(self, call: Call) -> Any:
         """Run one script.
 
         Raises:
             Unavailable: when Redis did not answer.
         """
-        async with answered(self.settings.redis_timeout):
+        async with self.answering():
             return await run(self.redis, call)
 
     async def run_many(self, calls: list[Call]) -> list[Any]:
@@ -192,7 +198,7 @@ class Backplane:
         Raises:
             Unavailable: when Redis did not answer.
         """
-        async with answered(self.settings.redis_timeout):
+        async with self.answering():
             return await run_many(self.redis, calls)
 
     async def check_meta(self) -> None:
@@ -202,7 +208,7 @@ class Backplane:
             Misconfigured: when they differ: threads would be looked for in the wrong place.
         """
         wanted = {"partitions": str(self.settings.partitions), "format": FORMAT}
-        async with answered(self.settings.redis_timeout):
+        async with self.answering():
             for name, value in wanted.items():
                 await self.redis.hsetnx(self.keys.meta, name, value)
                 answer: Any = await self.redis.hget(self.keys.meta, name)
@@ -219,11 +225,11 @@ class Backplane:
         Raises:
             Unavailable: when Redis did not answer.
         """
-        async with answered(self.settings.redis_timeout):
+        async with self.answering():
             await self.redis.ping()
 
     async def _publish(self, channel: str, message: bytes) -> None:
-        async with answered(self.settings.redis_timeout):
+        async with self.answering():
             await self.redis.execute_command("SPUBLISH", channel, message)  # type: ignore[no-untyped-call]
 
 

@@ -7,6 +7,7 @@ never after it, and ids hold no `/`: no two threads share a key.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,6 +84,10 @@ class Keys:
         """string: who looks for lapsed leases now. TTL a few `recover_interval`."""
         self.thread = lru_cache(maxsize=8192)(self._thread)
         self.partition = lru_cache(maxsize=None)(self._partition)
+
+    def user(self, tenant: str, subject: str) -> str:
+        """Return the sorted set of a user's turns that may be under way: member -> admitted (s). TTL `thread_ttl`."""
+        return f"{self.prefix}:user:{tenant}/{hashlib.sha256(subject.encode()).hexdigest()}"
 
     def canary(self, node_id: str) -> str:
         """Return the channel on which a process listens for its own voice."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from backplane.connection import Backplane
 
 PAGE = 1_000
-"""Entries read by one call: about a millisecond of the server (docs/performance.md)."""
+"""Entries read by one call at the most; lua/read.lua bounds its bytes too."""
 
 
 @dataclass(frozen=True, slots=True)

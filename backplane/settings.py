@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     """Messages that may wait in one lane of a thread: follow-ups, steers, collected context."""
     max_parallel: _Positive = 4
     """Turns of one thread that may run beside its primary turn (`queue_mode` parallel)."""
+    max_turns_per_user: _Positive = 50
+    """Turns that one user may have under way at once, over all threads; not counted while no key is configured."""
     calls_per_second: float = Field(default=20.0, gt=0)
     """Calls a second that one socket may make for long; bursts of `calls_burst` pass."""
     calls_burst: _Positive = 60

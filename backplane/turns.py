@@ -58,6 +58,10 @@ class Start:
             "metadata": self.metadata,
         }
 
+    def digest(self) -> str:
+        """Return what names the idempotency key in Redis: whose it is, and the key itself."""
+        return hashlib.sha256(f"{self.subject}\0{self.client_message_id}".encode()).hexdigest()
+
     def fingerprint(self) -> str:
         """Return what must be equal for two calls with one key to be the same call."""
         text = dumps([self.message, self.input(), self.policy])
@@ -221,8 +225,7 @@ class Turns:
         """
         digest, fingerprint = "", ""
         if start.client_message_id is not None:
-            key = f"{start.subject}\0{start.client_message_id}"
-            digest, fingerprint = hashlib.sha256(key.encode()).hexdigest(), start.fingerprint()
+            digest, fingerprint = start.digest(), start.fingerprint()
         answer = await self._backplane.run(self._start_call(ref, start, digest, fingerprint))
         code = answer[0].decode()
         if code == "not_found":
@@ -279,6 +282,18 @@ class Turns:
             start.policy or settings.turn_policy,
             extra_keys=[self._keys(ref).idempotency + digest],
         )
+
+    async def is_known(self, ref: ThreadRef, start: Start) -> bool:
+        """Tell whether a start with this idempotency key was answered before.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        if start.client_message_id is None:
+            return False
+        key = self._keys(ref).idempotency + start.digest()
+        async with self._backplane.answering():
+            return bool(await self._backplane.redis.exists(key))
 
     async def cancel(self, ref: ThreadRef, subject: str, request_id: str | None = None) -> Cancelled:
         """Stop a turn: this one, or (None) the primary one together with everything that waits.

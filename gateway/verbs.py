@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from backplane.connection import Backplane
-from backplane.errors import NotFound
+from backplane.errors import NotFound, RateLimited
 from backplane.ids import ThreadRef
 from backplane.turns import Start
-from gateway.auth import Identity
+from gateway.auth import ANONYMOUS, Identity
 from gateway.payloads import (
     DEFAULT_MESSAGES,
     ApprovalDecide,
@@ -55,6 +55,8 @@ class Verbs:
             metadata=asked.metadata or {},
             policy=asked.policy,
         )
+        if identity != ANONYMOUS:
+            await self._admit(ref, start)
         joined: Joined | None = None
         if member is None:
             started = await self._backplane.turns.start(ref, start)
@@ -83,6 +85,14 @@ class Verbs:
             # an old key came again, and the log no longer reaches back to its turn
             ack |= {"offset": joined.offset, "recovered": False, "snapshot": joined.snapshot.as_dict()}
         return ack
+
+    async def _admit(self, ref: ThreadRef, start: Start) -> None:
+        try:
+            await self._backplane.admission.admit(ref, start.subject, start.request_id)
+        except RateLimited:
+            # the same message again is no new turn: it gets the answer that it got before
+            if not await self._backplane.turns.is_known(ref, start):
+                raise
 
     async def cancel(self, identity: Identity, asked: ChatCancel) -> Ack:
         """Stop a turn, and say truthfully what was stopped."""

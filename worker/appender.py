@@ -1,7 +1,7 @@
 """The appender: one pipeline for the appends of all turns of a worker.
 
-While one round trip is under way, the batches of other turns gather and leave together in the next one. Awaiting
-each append alone costs eight times as much (docs/performance.md).
+While one round trip is under way, the batches of other turns gather and leave together in the next one, so that the
+round trips do not grow with the turns.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ PARTS = {
     "TENANT/THREAD": "[A-Za-z0-9._:-]+/[A-Za-z0-9._:-]+",
     "REQUEST": "[A-Za-z0-9_-]+",
     "LANE": "(?:followup|steer|collect|parallel)",
+    "TENANT/DIGEST": "[A-Za-z0-9._:-]+/[0-9a-f]{64}",
     "DIGEST": "[0-9a-f]{64}",
     "NODE": "[^:]+",
 }
@@ -35,9 +36,9 @@ WRITERS = {
     "meta": ("connection.py", "hsetnx(self.keys.meta"),
     "doorbell": ("doorbell.py", "rpush(self._key"),
     "recoverer": ("recoverer.py", "keys.recoverer"),
+    "user": ("admission.py", "zadd(key"),
 }
 """Keys that no script changes: the one file that does, and where one sees it."""
-NOT_USED = {"workers", "nodes"}
 
 
 def code(cell: str) -> list[str]:
@@ -233,6 +234,7 @@ async def test_every_key_is_documented_as_it_is_found_in_redis(open_backplane: A
         async def look() -> None:
             await seen.look(backplane.redis, backplane.keys.prefix, documented)
 
+        await backplane.admission.admit(ThreadRef(DEFAULT_TENANT, "admitted"), "ann", "request")
         await Story(backplane).tell(look)
         settings = backplane.settings
     without_roles = set(documented.keys) - {"recoverer"}
@@ -357,8 +359,9 @@ def test_every_name_of_keys_is_documented(table: Any) -> None:
     names |= {field.name: getattr(thread.partition, field.name) for field in dataclasses.fields(PartitionKeys)}
     names |= {name: value for name, value in vars(keys).items() if isinstance(value, str) and name != "prefix"}
     names["canary"] = keys.canary("node")
+    names["user"] = keys.user(DEFAULT_TENANT, "ann")
     rows = documented.patterns | documented.channels
-    assert set(rows) == set(names) - {"ref", "partition"} - NOT_USED
+    assert set(rows) == set(names) - {"ref", "partition"}
     for name, form in rows.items():
         assert form.fullmatch(names[name] + ends.get(name, "")), name
 

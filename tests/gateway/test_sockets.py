@@ -365,6 +365,27 @@ async def test_another_persons_thread_is_answered_like_none_on_both_nodes(
             assert (await stranger.call("thread:subscribe", thread_id="mine"))["error"]["code"] == "not_found"
 
 
+async def test_a_user_beyond_its_budget_of_turns_is_refused_and_nobody_else_is(
+    gateway_settings: Make, clients: Clients
+) -> None:
+    """The message that was accepted gets its answer again; a new one is refused, and nothing of it is stored."""
+    settings = gateway_settings(jwt_secret=SECRET, max_turns_per_user=2)
+    async with serving(settings) as node, working(settings, endless):
+        ann = await clients.connect(node.url, mint(SECRET, "ann", 60))
+        bob = await clients.connect(node.url, mint(SECRET, "bob", 60))
+        first = await ann.call("chat:start", thread_id="t0", message="hi", client_message_id="k")
+        await ann.call("chat:start", thread_id="t1", message="hi")
+        refused = await ann.call("chat:start", thread_id="t2", message="hi")
+        assert (refused["error"]["code"], refused["error"]["retryable"]) == ("rate_limited", True)
+        assert refused["error"]["retry_after_ms"] > 0
+        assert (await ann.call("thread:subscribe", thread_id="t2"))["error"]["code"] == "not_found"
+        assert await ann.call("chat:start", thread_id="t0", message="hi", client_message_id="k") == first
+        assert (await bob.call("chat:start", thread_id="t3", message="hi"))["ok"] is True
+        await ann.call("chat:cancel", thread_id="t1")
+        await wait_until(done(ann), "ended")
+        assert (await ann.call("chat:start", thread_id="t2", message="hi"))["ok"] is True
+
+
 async def test_without_a_valid_token_there_is_no_connection(gateway_settings: Make, clients: Clients) -> None:
     """The refusal reaches the client as message and data."""
     settings = gateway_settings(jwt_secret=SECRET)
