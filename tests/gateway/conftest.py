@@ -16,6 +16,7 @@ from backplane.settings import Settings
 from gateway.auth import Authenticator
 from gateway.server import Gateway, Uvicorn, configuration
 from tests.support.waiting import wait_until
+from tests.support.working import working as running_worker
 from worker.runtime import Worker
 from worker.turn import Agent
 
@@ -105,16 +106,9 @@ async def serving(settings: Settings) -> AsyncIterator[RunningGateway]:
 
 @asynccontextmanager
 async def working(settings: Settings, agent: Agent) -> AsyncIterator[Worker]:
-    """Run a worker for the length of the block."""
-    stop = asyncio.Event()
-    async with Backplane.open(settings) as backplane:
-        worker = Worker(backplane, agent)
-        running = asyncio.create_task(worker.run(stop))
-        try:
-            yield worker
-        finally:
-            stop.set()
-            await running
+    """Run a worker with connections of its own for the length of the block."""
+    async with Backplane.open(settings) as backplane, running_worker(backplane, agent) as worker:
+        yield worker
 
 
 @pytest.fixture

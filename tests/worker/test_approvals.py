@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from backplane.ids import thread_ref
 from backplane.settings import Policy
 from backplane.turns import Start
 from tests.support.waiting import wait_until
-from worker.runtime import Worker
+from tests.support.working import working
 from worker.turn import Agent, AgentError, Decision, Turn, Unlinked
 
 REF = thread_ref("ask")
@@ -25,19 +23,6 @@ REF = thread_ref("ask")
 def redis_url(valkey: str) -> str:
     """Return the real store's: whole workers on fakeredis would test fakeredis' speed."""
     return valkey
-
-
-@asynccontextmanager
-async def working(backplane: Backplane, agent: Agent) -> AsyncIterator[Worker]:
-    """Run a worker for the length of the block, then drain it."""
-    stop = asyncio.Event()
-    worker = Worker(backplane, agent)
-    running = asyncio.create_task(worker.run(stop))
-    try:
-        yield worker
-    finally:
-        stop.set()
-        await running
 
 
 async def start(backplane: Backplane, policy: Policy) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from backplane.events import Event
 from backplane.ids import thread_ref
 from backplane.turns import Start, Started
 from tests.support.waiting import wait_until
-from worker.runtime import Worker
+from tests.support.working import working
 from worker.turn import Agent, AgentError, AgentEvent, Thinking, Turn, Unlinked
 
 REF = thread_ref("steps")
@@ -25,19 +24,6 @@ QUICK = {"lease": 0.1, "recover_interval": 0.02, "slots": 1}
 def redis_url(valkey: str) -> str:
     """Return the real store's: whole workers on fakeredis would test fakeredis' speed."""
     return valkey
-
-
-@asynccontextmanager
-async def working(backplane: Backplane, agent: Agent) -> AsyncIterator[Worker]:
-    """Run a worker for the length of the block, then drain it."""
-    stop = asyncio.Event()
-    worker = Worker(backplane, agent)
-    running = asyncio.create_task(worker.run(stop))
-    try:
-        yield worker
-    finally:
-        stop.set()
-        await running
 
 
 async def start(backplane: Backplane, **given: Any) -> Started:

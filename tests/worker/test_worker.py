@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from backplane.events import Event
 from backplane.ids import thread_ref
 from backplane.turns import Start, Started
 from tests.support.waiting import wait_until
-from worker.runtime import Worker
+from tests.support.working import working
 from worker.slot import cut, storable
 from worker.turn import (
     Agent,
@@ -37,19 +36,6 @@ REF = thread_ref("worker")
 def redis_url(valkey: str) -> str:
     """Return the real store's: whole workers on fakeredis would test fakeredis' speed."""
     return valkey
-
-
-@asynccontextmanager
-async def working(backplane: Backplane, agent: Agent) -> AsyncIterator[Worker]:
-    """Run a worker for the length of the block, then drain it."""
-    stop = asyncio.Event()
-    worker = Worker(backplane, agent)
-    running = asyncio.create_task(worker.run(stop))
-    try:
-        yield worker
-    finally:
-        stop.set()
-        await running
 
 
 async def start(backplane: Backplane, message: str = "go", **given: Any) -> Started:
