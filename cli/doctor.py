@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable
 from typing import TextIO
 
@@ -16,6 +17,17 @@ from gateway import auth
 
 READY_TIMEOUT = 5.0
 """Seconds for a gateway to say whether it is ready; its own look at Redis takes no longer."""
+
+
+def with_local_store(settings: Settings) -> Settings:
+    """Return settings that look at the embedded store of a fleet that runs here, when no Redis was named."""
+    if "redis_url" in settings.model_fields_set:
+        return settings
+    try:
+        url = json.loads((settings.data_dir / "fleet.json").read_text())["store"]["url"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return settings
+    return settings.model_copy(update={"redis_url": url})
 
 
 async def examine(settings: Settings) -> list[Finding]:

@@ -271,9 +271,9 @@ def token(
 def doctor(url: Urls = None, redis_url: RedisUrl = None) -> None:
     """Look at the settings, Redis and the gateways, and say what to change. Exit code 1 when something is wrong."""
     settings = _settings(url=_addresses(url), redis_url=redis_url)
-    from cli.doctor import examine, report
+    from cli.doctor import examine, report, with_local_store
 
-    if not report(asyncio.run(examine(settings)), sys.stdout):
+    if not report(asyncio.run(examine(with_local_store(settings))), sys.stdout):
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from backplane.checks import Finding, check_redis, eviction, persistence, version
 from backplane.connection import Backplane
 from backplane.settings import Settings
-from cli.doctor import check_gateway, check_settings, examine, report
+from cli.doctor import check_gateway, check_settings, examine, report, with_local_store
 from tests.clients.python.scripted_gateway import gateways
 
 Make = Callable[..., Settings]
@@ -95,3 +96,17 @@ def test_the_report_is_plain_and_its_answer_is_whether_all_is_well() -> None:
     assert report([Finding("a", True, "fine")], out)
     assert not report([Finding("b", False, "bad\x1b[2J", "do this")], out)
     assert out.getvalue() == "ok    a: fine\nFAIL  b: bad[2J\n      -> do this\n"
+
+
+def test_a_fleet_of_this_folder_is_found_when_no_redis_was_named(tmp_path: Path) -> None:
+    (tmp_path / "fleet.json").write_text('{"store": {"url": "redis://127.0.0.1:7/0"}}')
+    assert with_local_store(Settings(data_dir=tmp_path)).redis_url == "redis://127.0.0.1:7/0"
+    named = Settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:8/0")
+    assert with_local_store(named).redis_url == "redis://127.0.0.1:8/0"
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"store": null}'])
+def test_without_a_fleet_here_the_setting_counts(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "fleet.json").write_text(text)
+    assert with_local_store(Settings(data_dir=tmp_path)).redis_url == Settings().redis_url
