@@ -278,8 +278,12 @@ async def test_the_channel_is_left_with_the_last_member(thread: Thread) -> None:
     await thread.join(two)
     await wait_until(lambda: len(thread.room) == 2, "both are in")
     assert thread.backplane.live.channels == before + 1
-    thread.room.leave(one)
-    assert thread.rooms.get(REF) is None or one.rooms == set()
+    room = thread.room
+    room.leave(one)
+    assert thread.backplane.live.channels == before + 1
+    room.leave(two)
+    assert thread.backplane.live.channels == before
+    assert thread.rooms.get(REF) is None
 
 
 async def test_who_leaves_still_hears_the_end_of_what_it_started_and_nothing_else(thread: Thread) -> None:
