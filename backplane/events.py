@@ -33,6 +33,9 @@ QUEUE_ITEM_REMOVED = "queue_item_removed"
 TERMINAL = frozenset({CHAT_DONE, CHAT_ERROR})
 DELTAS = frozenset({TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA})
 
+# made once: `json.dumps` makes another for each call that asks for anything but its defaults
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
 
 @dataclass(slots=True, eq=False)
 class Event:
@@ -69,9 +72,14 @@ def dumps(value: Any) -> str:
     Raises:
         ValueError: for NaN, infinities, and text with lone surrogates.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = _JSON.encode(value)
     text.encode()  # a lone surrogate passes json but no UTF-8 reader; UnicodeEncodeError is a ValueError
     return text
+
+
+def quoted(text: str) -> str:
+    """Return text as JSON. It must have no lone surrogates: this is for text that was looked at already."""
+    return _JSON.encode(text)
 
 
 def body(fields: dict[str, Any]) -> str:

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     inference_heartbeat: _Seconds = 20.0
     """How often a silent turn tells its clients that its worker is alive."""
     coalesce: float = Field(default=0.02, ge=0)
-    """Text deltas are gathered for this long before they are appended; the first goes at once."""
+    """Deltas are gathered so long before they are appended, 2.5 times that while many talk; the first goes at once."""
 
     # --- gateway ---------------------------------------------------------------------------------------
     host: str = "127.0.0.1"

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
@@ -200,6 +201,7 @@ class Turns:
         self._backplane = backplane
         self._settings = backplane.settings
         self._call = backplane.call
+        self._slim = lru_cache(maxsize=8192)(self._slim_slots)
 
     def _keys(self, ref: ThreadRef) -> ThreadKeys:
         return self._backplane.keys.thread(ref)
@@ -374,7 +376,14 @@ class Turns:
 
     def append_call(self, claim: Claim, batch: Batch) -> Call:
         """Return the call that appends a batch; `verdict` reads its answer."""
-        return self._call("append", claim.ref, claim.request_id, claim.fence, batch.number, batch.text, *batch.pairs())
+        keys, shared = self._slim(claim.ref)
+        own = (claim.request_id, claim.fence, batch.number, batch.text)
+        return Call("append", keys, [*shared, *own, *batch.pairs()])
+
+    def _slim_slots(self, ref: ThreadRef) -> tuple[tuple[str, ...], tuple[str | int | bytes, ...]]:
+        """Return the slots that lua/lib/slim.lua names, by their places in lua/lib/thread.lua."""
+        whole = self._call("append", ref)
+        return tuple(whole.keys[n - 1] for n in (1, 2, 5, 6, 9)), tuple(whole.args[n - 1] for n in (3, 4, 5, 7))
 
     async def append(self, claim: Claim, batch: Batch) -> tuple[Verdict, int]:
         """Append a batch. Returns the verdict, and the offset of its last event.

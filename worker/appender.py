@@ -1,30 +1,31 @@
-"""The appender: one pipeline for the appends of all turns of a worker.
+"""The appender: one pipeline and one beat for the appends of all turns of a worker.
 
-While one round trip is under way, the batches of other turns gather and leave together in the next one, so that the
-round trips do not grow with the turns.
+What cannot wait is sent at once. What may be gathered waits for the next beat, which is the same for all turns, so
+that those who talk at the same time share a round trip. While one round trip is under way, others gather and leave
+together in the next one. So the round trips do not grow with the turns.
+
+The beat is slower while many talk at once: each frame then carries more, and a store, a node and a browser have fewer
+of them to handle. It begins at `coalesce`, and is never slower than `_SLOWEST` times that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 import structlog
 
 from backplane.connection import Backplane
 from backplane.errors import Unavailable
-from backplane.turns import Batch, Claim, Verdict, verdict
+from backplane.turns import Batch, verdict
+from worker.outbox import Outbox
 
 _log = structlog.get_logger("worker.appender")
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.05, 0.5
 _AT_ONCE = 256
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    claim: Claim
-    batch: Batch
-    answer: asyncio.Future[Verdict]
+_SLOWEST = 2.5
+"""50 ms by default: twenty frames a second look like a flow, and nobody reads as fast."""
+_FASTEST_FOR = 4
+"""Turns that talk at once up to which the beat is not slowed: at 20 ms, 200 appends a second."""
 
 
 class Appender:
@@ -32,46 +33,70 @@ class Appender:
 
     def __init__(self, backplane: Backplane) -> None:
         self._backplane = backplane
-        self._waiting: list[_Waiting] = []
+        self._loop = asyncio.get_running_loop()
+        self._fastest = backplane.settings.coalesce
+        self._ready: dict[Outbox, None] = {}
+        self._gathering: list[Outbox] = []
+        self._beat: asyncio.TimerHandle | None = None
+        self._again: list[tuple[Outbox, Batch]] = []
         self._work = asyncio.Event()
+        self.window = self._fastest
+        """Seconds between two beats."""
 
-    async def append(self, claim: Claim, batch: Batch) -> Verdict:
-        """Append one batch, however long Redis takes to come back."""
-        waiting = _Waiting(claim, batch, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+    def offer(self, outbox: Outbox, *, urgent: bool) -> None:
+        """Take a batch from an outbox: at once if it is urgent or the first for a while, else at the next beat."""
+        # counted from the last batch, not from this delta: after a silence nothing is waited for
+        wait = 0.0 if urgent else outbox.last_sent + self.window - self._loop.time()
+        if wait <= 0:
+            self._ready[outbox] = None
+            self._work.set()
+            return
+        self._gathering.append(outbox)
+        if self._beat is None:
+            self._beat = self._loop.call_later(wait, self._send_gathered)
+
+    def _send_gathered(self) -> None:
+        gathered, self._gathering, self._beat = self._gathering, [], None
+        self.window = self._fastest * min(max(len(gathered) / _FASTEST_FOR, 1.0), _SLOWEST)
+        self._ready.update(dict.fromkeys(gathered))
         self._work.set()
-        return await waiting.answer
 
     async def run(self) -> None:
         """Send what waits, until cancelled."""
         pause = _BACKOFF_FIRST
         while True:
             await self._work.wait()
-            now, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
-            if not self._waiting:
-                self._work.clear()
-            again = await self._send([item for item in now if not item.answer.done()])
-            if not again:
+            self._again = await self._send(self._again + self._next(_AT_ONCE - len(self._again)))
+            if not self._again:
                 pause = _BACKOFF_FIRST
                 continue
-            self._waiting = again + self._waiting
             self._work.set()
             await asyncio.sleep(pause)
             pause = min(pause * 2, _BACKOFF_MOST)
 
-    async def _send(self, items: list[_Waiting]) -> list[_Waiting]:
+    def _next(self, most: int) -> list[tuple[Outbox, Batch]]:
+        ready = list(self._ready)
+        self._ready = dict.fromkeys(ready[most:])
+        if not self._ready:
+            self._work.clear()
+        # one that is both urgent and gathered is met twice, and one that was closed has nothing to send any more
+        return [(outbox, outbox.send()) for outbox in ready[:most] if outbox.is_due]
+
+    async def _send(self, items: list[tuple[Outbox, Batch]]) -> list[tuple[Outbox, Batch]]:
         """Send batches in one round trip; return those to send again."""
-        calls = [self._backplane.turns.append_call(item.claim, item.batch) for item in items]
+        if not items:
+            return []
+        calls = [self._backplane.turns.append_call(outbox.claim, batch) for outbox, batch in items]
         try:
             answers = await self._backplane.run_many(calls)
         except Unavailable as error:
             _log.warning("appends are held back", batches=len(items), error=error.message)
             return items
         again = []
-        for item, answer in zip(items, answers, strict=True):
+        for (outbox, batch), answer in zip(items, answers, strict=True):
             if isinstance(answer, Exception):
                 _log.warning("an append was refused; sending it again", error=repr(answer))
-                again.append(item)
-            elif not item.answer.done():
-                item.answer.set_result(verdict(answer)[0])
+                again.append((outbox, batch))
+            else:
+                outbox.sent(verdict(answer)[0])
         return again

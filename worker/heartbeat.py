@@ -40,4 +40,4 @@ class Heartbeat:
             return
         for slot, verdict in zip(slots, verdicts, strict=True):
             slot.renewed(verdict)
-            await slot.show_life()
+            slot.show_life()

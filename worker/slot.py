@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from functools import lru_cache
 from typing import Any, Literal
 
 import structlog
@@ -18,7 +19,7 @@ from backplane.errors import Unavailable
 from backplane.events import CHAT_DONE, CHAT_ERROR, INFERENCE_HEARTBEAT, TEXT_DELTA, body
 from backplane.sessions import Message as StoredMessage
 from backplane.sessions import SessionCache
-from backplane.turns import Batch, Claim, Ending, Finished, Verdict
+from backplane.turns import Claim, Ending, Finished, Verdict
 from worker.appender import Appender
 from worker.link import SlotLink
 from worker.outbox import Outbox
@@ -51,10 +52,9 @@ class Slot:
         self.claim = claim
         self._backplane = backplane
         self._settings = backplane.settings
-        self._appender = appender
         self._cache = cache
         self._agent = agent
-        self._outbox = Outbox(self._append, self._settings.coalesce)
+        self._outbox = Outbox(claim, appender, self.told)
         self._stop: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
         self._known: list[StoredMessage] = []
         self._text = [claim.text]
@@ -84,11 +84,11 @@ class Slot:
         if not self._stop.done():
             self._stop.set_result(reason)
 
-    async def show_life(self) -> None:
+    def show_life(self) -> None:
         """Say that the worker is alive, when the turn has said nothing else for long."""
-        silent = asyncio.get_running_loop().time() - self._outbox.last_sent
+        silent = asyncio.get_running_loop().time() - max(self._outbox.last_sent, self._started)
         if silent >= self._settings.inference_heartbeat and not self._stop.done():
-            await self._outbox.put(INFERENCE_HEARTBEAT, {})
+            self._outbox.put(INFERENCE_HEARTBEAT, {})
 
     # --- the turn --------------------------------------------------------------------------------------
 
@@ -96,16 +96,15 @@ class Slot:
         """Run the turn to its end, or until it is somebody else's."""
         log = _log.bind(thread_id=self.claim.ref.thread_id, request_id=self.claim.request_id, fence=self.claim.fence)
         log.info("turn claimed")
-        sender = asyncio.create_task(self._outbox.run(), name="outbox")
         answering = asyncio.create_task(self._answer(), name="agent")
-        watched: list[asyncio.Future[Any]] = [answering, self._stop, sender]
+        watched: list[asyncio.Future[Any]] = [answering, self._stop]
         try:
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
                 await self._halt(answering, log)
         finally:
             answering.cancel()
-            await self._outbox.stop(sender)
+            await self._outbox.close()
         await self._end(answering, log)
 
     async def _halt(self, answering: asyncio.Task[None], log: structlog.stdlib.BoundLogger) -> None:
@@ -193,9 +192,6 @@ class Slot:
             log.info("turn parked", state=state)
             return
 
-    async def _append(self, batch: Batch) -> None:
-        self.told(await self._appender.append(self.claim, batch))
-
     # --- the session -----------------------------------------------------------------------------------
 
     async def _history(self) -> list[StoredMessage]:
@@ -250,29 +246,43 @@ class Slot:
         )
         async with aclosing(self._agent(turn)) as said:  # type: ignore[type-var]  # async generators have aclose
             async for event in said:
-                await self._say(event)
+                self._take(event)
+                if self._outbox.is_full:
+                    await self._outbox.moved()
         if self._link.replaying:
             # what it said was taken for a repetition: better no answer than half of one
             raise AgentError("The agent did not come to where it was before.", error_type="not_resumable")
 
     async def _say(self, event: str | AgentEvent) -> None:
+        self._take(event)
+        await self._outbox.moved()
+
+    def _take(self, event: str | AgentEvent) -> None:
+        """Put what the agent says into the outbox. Nothing is awaited: this is done for every token."""
         if isinstance(event, Usage):
             self._usage = event
             return
         if self._link.replaying:
             return
         if isinstance(event, str):
-            event = Text(event)
-        if isinstance(event, Text | Thinking | ToolArgs) and not event.delta:
-            return
-        name, fields = _as_event(event, self._settings.max_tool_output_bytes)
-        if name == TEXT_DELTA:
-            self._note_text(fields["delta"])
-        await self._outbox.put(name, fields)
+            self._take_text(event, 1)
+        elif isinstance(event, Text):
+            self._take_text(event.delta, event.round)
+        elif isinstance(event, Thinking | ToolArgs):
+            if event.delta:
+                self._outbox.put_delta(*_as_delta(event))
+        else:
+            self._outbox.put(*_as_event(event, self._settings.max_tool_output_bytes))
+
+    def _take_text(self, text: str, turn_round: int) -> None:
+        if text:
+            text = storable(text)
+            self._note_text(text)
+            self._outbox.put_delta(TEXT_DELTA, text, turn_round, _of_round(turn_round))
 
     def _note_text(self, delta: str) -> None:
         self._text.append(delta)
-        self._text_bytes += len(delta.encode())
+        self._text_bytes += len(delta) if delta.isascii() else len(delta.encode())
         if self._first_text is None:
             self._first_text = asyncio.get_running_loop().time()
         if self._text_bytes > self._settings.max_answer_bytes:
@@ -291,21 +301,24 @@ def _message(stored: StoredMessage) -> Message:
     )
 
 
-def _as_event(event: AgentEvent, most_output: int) -> tuple[str, dict[str, Any]]:
+@lru_cache(maxsize=256, typed=True)
+def _of_round(turn_round: int) -> str:
+    return body({"round": turn_round})
+
+
+def _as_delta(event: Thinking | ToolArgs) -> tuple[str, str, object, str]:
+    """Return a delta as the outbox takes it: name, text, what its neighbours must share, and its other fields."""
+    delta = storable(event.delta)
+    if isinstance(event, Thinking):
+        return "thinking_delta", delta, event.round, _of_round(event.round)
+    fields = {"tool_call_id": event.tool_call_id, "tool_name": event.tool_name, "round": event.round}
+    return "tool_args_delta", delta, (event.round, event.tool_call_id), body(fields)
+
+
+def _as_event(event: Iteration | ToolCall | ToolResult, most_output: int) -> tuple[str, dict[str, Any]]:
     match event:
-        case Text(delta, turn_round):
-            return TEXT_DELTA, {"delta": storable(delta), "round": turn_round}
-        case Thinking(delta, turn_round):
-            return "thinking_delta", {"delta": storable(delta), "round": turn_round}
         case Iteration(turn_round):
             return "iteration_start", {"round": turn_round}
-        case ToolArgs(delta, call_id, tool, turn_round):
-            return "tool_args_delta", {
-                "delta": storable(delta),
-                "tool_call_id": call_id,
-                "tool_name": tool,
-                "round": turn_round,
-            }
         case ToolCall(tool, args, call_id, turn_round):
             return "tool_call", {"tool_name": tool, "args": args, "tool_call_id": call_id, "round": turn_round}
         case ToolResult(tool, output, call_id, success, turn_round):

@@ -1,24 +1,32 @@
---! include thread emit session lane approval turn
+--! include slim emit
 -- The owner of a turn appends a batch of events. Safe to send twice: a batch that was written is not written again.
 -- ARGV 1 request  2 fence  3 batch (1, 2, 3, … within the attempt)  4 text that these events add to the answer
 --      5, 6, … name and fields of each event
 -- Returns {'ok' | 'cancelled' | 'fenced', offset of the last event}.
-local request = arg(1)
-local turn = read_turn(request)
-if not owned(turn, arg(2)) then
+local request, batch, text = arg(1), arg(3), arg(4)
+local turn = redis.call('HMGET', TURNS .. request, 'state', 'attempt', 'batch', 'seq', 'envelope', 'cancel', 'cancel_seen')
+if turn[1] ~= 'running' or turn[2] ~= arg(2) then
   return {'fenced', 0}
 end
-local offset = tonumber(redis.call('HGET', THREAD, 'top'))
-if tonumber(arg(3)) > turn.batch then
+local offset
+if tonumber(batch) > tonumber(turn[3]) then
   local events = {}
-  for n = 5, #ARGV - 7, 2 do
-    events[#events + 1] = {arg(n), arg(n + 1)}
+  for n = 9, #ARGV, 2 do
+    events[#events + 1] = {ARGV[n], ARGV[n + 1]}
   end
-  if arg(4) ~= '' then
-    redis.call('APPEND', TEXTS .. request, arg(4))
+  -- the first text of a turn gives the key its lifetime; the heartbeat renews it
+  if text ~= '' and redis.call('APPEND', TEXTS .. request, text) == #text then
     redis.call('PEXPIRE', TEXTS .. request, TURN_TTL)
   end
-  offset = emit(request, turn.seq, turn.envelope, events)
-  redis.call('HSET', TURNS .. request, 'batch', arg(3))
+  offset = emit(request, tonumber(turn[4]), turn[5], events, batch)
+else
+  offset = tonumber(redis.call('HGET', THREAD, 'top'))
 end
-return {verdict(turn), offset}
+if not turn[6] then
+  return {'ok', offset}
+end
+if not turn[7] then
+  -- the first time that the owner is told of a cancel is kept
+  redis.call('HSET', TURNS .. request, 'cancel_seen', NOW)
+end
+return {'cancelled', offset}
