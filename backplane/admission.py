@@ -55,6 +55,19 @@ class Admission:
             retry_after_ms=_RETRY_AFTER_MS,
         )
 
+    async def forget(self, ref: ThreadRef, subject: str) -> None:
+        """Forget every turn of a thread that was deleted.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        key = self._backplane.keys.user(ref.tenant, subject)
+        async with self._backplane.answering():
+            found: Any = await self._backplane.redis.zrange(key, 0, -1)
+            gone = [name for name in found if split_member(name.decode())[0] == ref]
+            if gone:
+                await self._backplane.redis.zrem(key, *gone)
+
     async def _forget_ended(self, key: str, newest: str) -> int:
         redis = self._backplane.redis
         found: Any = await redis.zrange(key, 0, -1, withscores=True)

@@ -33,6 +33,7 @@ from backplane.scripts import Call, load_all, run, run_many
 from backplane.sessions import Sessions
 from backplane.settings import Settings
 from backplane.steps import Steps
+from backplane.threads import Threads
 from backplane.turns import Turns
 
 # A reply may be lost and its command sent again: every script answers a repeated call as it did the first.
@@ -120,6 +121,7 @@ class Backplane:
         self.turns = Turns(self)
         self.admission = Admission(self)
         self.steps = Steps(self)
+        self.threads = Threads(self)
         self.approvals = Approvals(self)
 
     @classmethod

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 
 from redis.asyncio import Redis
 
+from backplane.ids import ThreadRef
+from backplane.keys import split_member
+
 
 class Doorbell:
     """The list that idle workers block on. Its items are members (`tenant/thread/request`)."""
@@ -39,6 +42,16 @@ class Doorbell:
         pipeline.expire(self._key, self._TTL)
         async with asyncio.timeout(self._timeout):
             await pipeline.execute()
+
+    async def forget(self, ref: ThreadRef) -> None:
+        """Take back the rings for the turns of a thread that was deleted.
+
+        Raises:
+            redis.RedisError, OSError: when Redis did not answer.
+        """
+        rings: Any = await self._redis.lrange(self._key, 0, -1)
+        for ring in {ring for ring in rings if split_member(ring.decode())[0] == ref}:
+            await self._redis.lrem(self._key, 0, ring)
 
     async def wait(self) -> str | None:
         """Return the next turn that became ready, or None after `BLOCK` seconds.

@@ -23,8 +23,11 @@ class PartitionKeys:
     """sorted set: `tenant/thread/request` -> when (ms) somebody must look at the turn. Permanent."""
     ready: str
     """sorted set: `tenant/thread/request` -> since when (ms) it may be claimed. Permanent."""
+    calls: str
+    """prefix; + the id of a call. string: what it was answered, where nothing else is left to tell. TTL 1 minute."""
     control: str
-    """channel: request ids of turns that were cancelled or superseded; every worker listens."""
+    """channel: request ids of turns that were cancelled or superseded, and `forget THREAD` for a deleted one; every
+    worker listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class ThreadKeys:
 
     ref: ThreadRef
     thread: str
-    """hash: epoch, top, owner, session_version, messages, running, created, active. TTL `thread_ttl`."""
+    """hash: epoch, top, owner, title, session_version, messages, running, created, active. TTL `thread_ttl`."""
     log: str
     """stream, entry id `offset-0`: n = event name, d = its JSON. TTL `replay_window`."""
     session: str
@@ -51,6 +54,8 @@ class ThreadKeys:
     """prefix of the running text; + request id. string, lives as long as its turn runs."""
     idempotency: str
     """prefix; + digest of subject and key. string, TTL `turn_ttl`."""
+    requests: str
+    """list: ids of turns of which something may be kept, so that a delete finds all of it. TTL `thread_ttl`."""
     live: str
     """channel: events as they are appended (backplane/events.py, `decode_live`)."""
     partition: PartitionKeys
@@ -89,6 +94,10 @@ class Keys:
         """Return the sorted set of a user's turns that may be under way: member -> admitted (s). TTL `thread_ttl`."""
         return f"{self.prefix}:user:{tenant}/{hashlib.sha256(subject.encode()).hexdigest()}"
 
+    def threads(self, tenant: str, subject: str) -> str:
+        """Return the sorted set of a user's threads: thread id -> last started (ms, no two alike). TTL `thread_ttl`."""
+        return f"{self.prefix}:threads:{tenant}/{hashlib.sha256(subject.encode()).hexdigest()}"
+
     def canary(self, node_id: str) -> str:
         """Return the channel on which a process listens for its own voice."""
         return f"{self.prefix}:canary:{node_id}"
@@ -98,7 +107,7 @@ class Keys:
 
     def _partition(self, partition: int) -> PartitionKeys:
         slot = self._slot(partition)
-        return PartitionKeys(due=f"{slot}:due", ready=f"{slot}:ready", control=f"{slot}:control")
+        return PartitionKeys(due=f"{slot}:due", ready=f"{slot}:ready", calls=f"{slot}:call:", control=f"{slot}:control")
 
     def _thread(self, ref: ThreadRef) -> ThreadKeys:
         partition = partition_of(ref, self.partitions)
@@ -114,6 +123,7 @@ class Keys:
             approvals=f"{slot}:approvals:{ref}/",
             texts=f"{slot}:text:{ref}/",
             idempotency=f"{slot}:idempotency:{ref}/",
+            requests=f"{slot}:requests:{ref}",
             live=f"{slot}:live:{ref}",
             partition=self.partition(partition),
         )

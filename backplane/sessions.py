@@ -110,7 +110,8 @@ class Snapshot:
 
 
 class SessionCache:
-    """A worker's local copies of sessions, each valid only at its version.
+    """A worker's local copies of sessions, each valid only at its version, and in its epoch: a thread that was deleted
+    and begun again counts its versions from the beginning.
 
     Entries are kept, found and dropped by the thread's one name, `ThreadRef`. The system that this began with
     changed the form of its keys and left the old form in the invalidation; here there is no second form.
@@ -118,19 +119,19 @@ class SessionCache:
 
     def __init__(self, size: int = _CACHED_SESSIONS) -> None:
         self._size = size
-        self._entries: OrderedDict[ThreadRef, tuple[int, list[Message]]] = OrderedDict()
+        self._entries: OrderedDict[ThreadRef, tuple[str, int, list[Message]]] = OrderedDict()
 
-    def get(self, ref: ThreadRef, version: int) -> list[Message] | None:
-        """Return the messages, if the copy is of exactly this version."""
+    def get(self, ref: ThreadRef, epoch: str, version: int) -> list[Message] | None:
+        """Return the messages, if the copy is of exactly this version of this epoch."""
         entry = self._entries.get(ref)
-        if entry is None or entry[0] != version:
+        if entry is None or entry[:2] != (epoch, version):
             return None
         self._entries.move_to_end(ref)
-        return entry[1]
+        return entry[2]
 
-    def put(self, ref: ThreadRef, version: int, messages: list[Message]) -> None:
+    def put(self, ref: ThreadRef, epoch: str, version: int, messages: list[Message]) -> None:
         """Keep a copy; the one used longest ago makes room."""
-        self._entries[ref] = (version, messages)
+        self._entries[ref] = (epoch, version, messages)
         self._entries.move_to_end(ref)
         while len(self._entries) > self._size:
             self._entries.popitem(last=False)

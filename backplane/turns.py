@@ -282,7 +282,7 @@ class Turns:
             dumps(start.message[:_PREVIEW]),
             settings.max_parallel,
             start.policy or settings.turn_policy,
-            extra_keys=[self._keys(ref).idempotency + digest],
+            extra_keys=[self._keys(ref).idempotency + digest, self._keys(ref).requests],
         )
 
     async def is_known(self, ref: ThreadRef, start: Start) -> bool:

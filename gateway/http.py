@@ -32,6 +32,7 @@ INDEX = """Threadline: a Socket.IO gateway for AI-agent chat.
   watch it       GET  /v1/threads/{thread_id}/events  server-sent events; Last-Event-ID: epoch:offset
   stop it        POST /v1/threads/{thread_id}/cancel
   read it        GET  /v1/threads/{thread_id}
+  all of them    GET  /v1/threads                     PATCH and DELETE one: a title, an end
   health         /healthz  /readyz  /metrics
 """
 
@@ -58,7 +59,10 @@ class Http:
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
             Route("/metrics", self._serve_metrics),
+            Route("/v1/threads", self._answer(self._threads), methods=["GET"]),
             Route(thread, self._answer(self._snapshot), methods=["GET"]),
+            Route(thread, self._answer(self._rename), methods=["PATCH"]),
+            Route(thread, self._answer(self._delete), methods=["DELETE"]),
             Route(f"{thread}/turns", self._answer(self._start), methods=["POST"]),
             Route(f"{thread}/cancel", self._answer(self._cancel), methods=["POST"]),
             Route(f"{thread}/messages", self._answer(self._history), methods=["GET"]),
@@ -132,6 +136,22 @@ class Http:
         identity = await self._who(request)
         asked = self._read(payloads.ThreadHistory, request, _counts(request, "limit", "before"))
         return JSONResponse(await self._verbs.history(identity, asked))
+
+    async def _threads(self, request: Request) -> Response:
+        identity = await self._who(request)
+        given: dict[str, Any] = _counts(request, "limit")
+        if "before" in request.query_params:
+            given["before"] = request.query_params["before"]
+        return JSONResponse(await self._verbs.threads(identity, self._read(payloads.ThreadList, request, given)))
+
+    async def _rename(self, request: Request) -> Response:
+        identity = await self._who(request)
+        asked = self._read(payloads.ThreadRename, request, await self._body(request))
+        return JSONResponse(await self._verbs.rename(identity, asked))
+
+    async def _delete(self, request: Request) -> Response:
+        identity = await self._who(request)
+        return JSONResponse(await self._verbs.delete(identity, self._read(payloads.ThreadDelete, request, {})))
 
     async def _queue_status(self, request: Request) -> Response:
         identity = await self._who(request)

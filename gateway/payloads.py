@@ -24,10 +24,13 @@ from backplane import events
 from backplane.errors import InvalidPayload, TooLarge, UnknownEvent
 from backplane.ids import thread_ref
 from backplane.settings import Policy, Settings
+from backplane.threads import MAX_TITLE
 
 MAX_MESSAGES = 200
 """Messages of history in one answer; who asks for more gets this many and may ask again."""
 DEFAULT_MESSAGES = 50
+MAX_THREADS = 100
+"""Threads in one page of a list."""
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32
 MAX_DECISION = 4000
@@ -44,6 +47,12 @@ def _printable(text: str) -> str:
 
 def _not_blank(text: str) -> str:
     if not text.strip():
+        raise ValueError
+    return text
+
+
+def _at_most(text: str, characters: int) -> str:
+    if len(text) > characters:
         raise ValueError
     return text
 
@@ -89,6 +98,16 @@ _OptionalName = Annotated[
     _Name | None, BeforeValidator(_blank_is_none), Field(description="at most 128 printable characters, or null")
 ]
 _Count = Annotated[int, Field(ge=0, description=_COUNT), AfterValidator(lambda count: min(count, MAX_MESSAGES))]
+
+
+_Title = Annotated[
+    str,
+    AfterValidator(lambda title: title.strip()),
+    Field(max_length=4 * MAX_TITLE, description=f"1 to {MAX_TITLE} printable characters"),
+    AfterValidator(_printable),
+    AfterValidator(_not_blank),
+    AfterValidator(lambda title: _at_most(title, MAX_TITLE)),
+]
 
 
 class Payload(BaseModel):
@@ -183,6 +202,35 @@ class ThreadHistory(ThreadPayload):
     limit: _Count = DEFAULT_MESSAGES
 
 
+class ThreadList(Payload):
+    """A question for the threads of whoever asks."""
+
+    verb = "thread:list"
+
+    before: Annotated[
+        str | None, Field(pattern=r"^[0-9]{1,15}\z", description="the `next` of the page before, as text")
+    ] = None
+    limit: Annotated[
+        int,
+        Field(ge=0, description=f"a whole number of threads; more than {MAX_THREADS} are cut to {MAX_THREADS}"),
+        AfterValidator(lambda count: min(count, MAX_THREADS)),
+    ] = DEFAULT_MESSAGES
+
+
+class ThreadRename(ThreadPayload):
+    """Another title for a thread."""
+
+    verb = "thread:rename"
+
+    title: _Title
+
+
+class ThreadDelete(ThreadPayload):
+    """A wish that nothing be left of a thread."""
+
+    verb = "thread:delete"
+
+
 class QueueStatus(ThreadPayload):
     """A question for what waits behind the running turn."""
 
@@ -232,6 +280,9 @@ VERBS: Mapping[str, type[Payload]] = {
         ThreadSubscribe,
         ThreadUnsubscribe,
         ThreadHistory,
+        ThreadList,
+        ThreadRename,
+        ThreadDelete,
         QueueStatus,
         QueueClear,
         QueueRemove,

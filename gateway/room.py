@@ -22,6 +22,7 @@ from backplane.errors import NotFound, ThreadlineError
 from backplane.events import CHAT_ACCEPTED, INFERENCE_START, TERMINAL, Event, decode_live, merge
 from backplane.ids import ThreadRef
 from backplane.log import Page
+from backplane.notices import THREAD_DELETED
 from backplane.sessions import Snapshot
 from gateway.metrics import Metrics
 
@@ -118,11 +119,33 @@ class Room:
         except ValueError:
             self._metrics.live_garbage.inc()
             return
+        if not events[0].offset:
+            self._notify(epoch, events[0])
+            return
         self._advance(epoch, events)
 
     def missed(self) -> None:
         """The node was deaf for a while: read the log."""
         self.fill()
+
+    def _notify(self, epoch: str, notice: Event) -> None:
+        """Pass on what is no event of the log: to those who are up to the present, and the last one to everybody."""
+        if epoch != self._epoch:
+            return
+        if notice.name == THREAD_DELETED:
+            self.end(notice)
+            return
+        for member, place in list(self._members.items()):
+            if not (place.paused or place.only_own) and not member.send(notice):
+                self._pause(member, place, max(place.after, self._offset))
+
+    def end(self, notice: Event) -> None:
+        """Tell everybody that the thread is deleted, and let them go: there is nothing to come back to."""
+        members = list(self._members)
+        self._stand_nowhere()
+        for member in members:
+            self.remove(member)
+            member.send(notice)
 
     def _advance(self, epoch: str, events: list[Event]) -> None:
         """Send what follows on; at a hole, or in another epoch, read the log first."""
@@ -223,12 +246,15 @@ class Room:
 
     def lose_all(self, reason: str) -> None:
         """Tell every member to come back with its cursor, and stand nowhere."""
-        self._epoch, self._offset, self._heard_up_to = None, 0, 0
-        self._recent.clear()
-        self.active.clear()
+        self._stand_nowhere()
         for member in list(self._members):
             self.remove(member)
             member.lose(reason)
+
+    def _stand_nowhere(self) -> None:
+        self._epoch, self._offset, self._heard_up_to = None, 0, 0
+        self._recent.clear()
+        self.active.clear()
 
     # --- joining and leaving ---------------------------------------------------------------------------
 
@@ -333,7 +359,7 @@ class Room:
         return True
 
     def _admit_after_snapshot(self, member: Member, at: int) -> None:
-        if not self._admit(member, at):
+        if self._epoch is None or not self._admit(member, at):
             member.lose("the thread moved on too fast")
         self.release()
 

@@ -9,6 +9,7 @@ from sse_starlette import ServerSentEvent
 
 from backplane.errors import InvalidPayload
 from backplane.events import Event, dumps
+from backplane.notices import THREAD_DELETED
 from gateway.auth import Identity
 from gateway.metrics import Metrics
 from gateway.payloads import ThreadSubscribe
@@ -88,8 +89,12 @@ class Stream:
                     event="snapshot", id=f"{epoch}:{joined['offset']}", data=dumps(joined["snapshot"]), sep="\n"
                 )
             while (event := await self._waiting.get()) is not None:
-                yield ServerSentEvent(event=event.name, id=f"{epoch}:{event.offset}", data=event.text, sep="\n")
+                # a notice has no place in the log: the reader's cursor stays as it is
+                place = f"{epoch}:{event.offset}" if event.offset else None
+                yield ServerSentEvent(event=event.name, id=place, data=event.text, sep="\n")
                 self._waiting.task_done()
+                if event.name == THREAD_DELETED:
+                    return
         finally:
             self._metrics.streams.dec()
             self._leave()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from backplane.connection import Backplane
 from backplane.errors import NotFound, RateLimited
 from backplane.ids import ThreadRef
-from backplane.turns import Start
+from backplane.turns import Start, Started
 from gateway.auth import ANONYMOUS, Identity
 from gateway.payloads import (
     DEFAULT_MESSAGES,
@@ -17,8 +18,11 @@ from gateway.payloads import (
     QueueClear,
     QueueRemove,
     QueueStatus,
+    ThreadDelete,
     ThreadHistory,
+    ThreadList,
     ThreadPayload,
+    ThreadRename,
     ThreadSubscribe,
     ThreadUnsubscribe,
 )
@@ -35,6 +39,7 @@ class Verbs:
     def __init__(self, backplane: Backplane, rooms: Rooms) -> None:
         self._backplane = backplane
         self._rooms = rooms
+        self._touches: set[asyncio.Task[None]] = set()
 
     @staticmethod
     def _ref(identity: Identity, asked: ThreadPayload) -> ThreadRef:
@@ -59,10 +64,10 @@ class Verbs:
             await self._admit(ref, start)
         joined: Joined | None = None
         if member is None:
-            started = await self._backplane.turns.start(ref, start)
+            started = await self._start_listed(ref, start)
         else:
             async with self._rooms.room(ref) as room:
-                started = await self._backplane.turns.start(ref, start)
+                started = await self._start_listed(ref, start)
                 if member not in room:
                     # from just before its own first event: nothing was sent before the channel was confirmed
                     place = (started.epoch, started.offset - 1)
@@ -85,6 +90,17 @@ class Verbs:
             # an old key came again, and the log no longer reaches back to its turn
             ack |= {"offset": joined.offset, "recovered": False, "snapshot": joined.snapshot.as_dict()}
         return ack
+
+    async def _start_listed(self, ref: ThreadRef, start: Start) -> Started:
+        """Start a turn, and list its thread meanwhile: what is acknowledged is listed, at the price of one round trip.
+
+        A thread that was listed and then did not start is left out of the list by whoever reads it.
+        """
+        listing = asyncio.create_task(self._backplane.threads.note(ref, start.subject), name=f"list-{ref}")
+        try:
+            return await self._backplane.turns.start(ref, start)
+        finally:
+            await listing
 
     async def _admit(self, ref: ThreadRef, start: Start) -> None:
         try:
@@ -115,6 +131,7 @@ class Verbs:
         ref = self._ref(identity, asked)
         async with self._rooms.room(ref) as room:
             joined = await room.join(member, identity.subject, asked.cursor, asked.history)
+        self._touch(ref, identity)
         ack: Ack = {
             "ok": True,
             "joined": True,
@@ -153,6 +170,40 @@ class Verbs:
             "offset": snapshot.offset,
             **snapshot.as_dict(),
         }
+
+    # --- threads as their owner manages them -----------------------------------------------------------
+
+    async def threads(self, identity: Identity, asked: ThreadList) -> Ack:
+        """Return a page of the threads of whoever asks, the one started last first."""
+        before = None if asked.before is None else int(asked.before)
+        found, following = await self._backplane.threads.page(
+            identity.tenant, identity.subject, before=before, most=asked.limit
+        )
+        return {
+            "ok": True,
+            "threads": [summary.as_dict() for summary in found],
+            "next": None if following is None else str(following),
+        }
+
+    async def rename(self, identity: Identity, asked: ThreadRename) -> Ack:
+        """Give a thread another title, and tell everybody who watches it."""
+        ref = self._ref(identity, asked)
+        await self._backplane.threads.rename(ref, identity.subject, asked.title)
+        return {"ok": True, "thread_id": ref.thread_id, "title": asked.title}
+
+    async def delete(self, identity: Identity, asked: ThreadDelete) -> Ack:
+        """End what runs in a thread, tell everybody who watches it, and erase it everywhere."""
+        ref = self._ref(identity, asked)
+        deleted = await self._backplane.threads.delete(ref, identity.subject)
+        return {"ok": True, "thread_id": ref.thread_id, "deleted": deleted}
+
+    def _touch(self, ref: ThreadRef, identity: Identity) -> None:
+        """List a thread that its owner looks at, if it is missing; nobody waits for that."""
+        task = asyncio.create_task(self._backplane.threads.touch(ref, identity.subject), name=f"touch-{ref}")
+        self._touches.add(task)
+        task.add_done_callback(self._touches.discard)
+
+    # --- what waits and what asks ----------------------------------------------------------------------
 
     async def queue_status(self, identity: Identity, asked: QueueStatus) -> Ack:
         """Return what runs, and what waits in which lane."""

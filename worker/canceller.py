@@ -9,17 +9,25 @@ import asyncio
 from collections.abc import Mapping
 
 from backplane.connection import Backplane
+from backplane.ids import ThreadRef
+from backplane.sessions import SessionCache
 from worker.heartbeat import Heartbeat
 from worker.slot import Slot
+
+_FORGET = "forget "
+"""What lua/delete.lua says on the control channel before the thread; a request id holds no space."""
 
 
 class Canceller:
     """Listens to the control channels of all partitions. A listener of live channels."""
 
-    def __init__(self, backplane: Backplane, slots: Mapping[str, Slot], heartbeat: Heartbeat) -> None:
+    def __init__(
+        self, backplane: Backplane, slots: Mapping[str, Slot], heartbeat: Heartbeat, cache: SessionCache
+    ) -> None:
         self._backplane = backplane
         self._slots = slots
         self._heartbeat = heartbeat
+        self._cache = cache
         self._checks: set[asyncio.Task[None]] = set()
 
     async def listen(self) -> None:
@@ -40,10 +48,18 @@ class Canceller:
             self._backplane.live.unsubscribe(keys.partition(number).control)
 
     def heard(self, message: bytes) -> None:
-        """Ask for the verdict of the turn that is named, if it is ours."""
-        slot = self._slots.get(message.decode(errors="replace"))
+        """Ask for the verdict of the turn that is named, if it is ours; forget a thread that was deleted."""
+        named = message.decode(errors="replace")
+        if named.startswith(_FORGET):
+            self._forget(named.removeprefix(_FORGET))
+            return
+        slot = self._slots.get(named)
         if slot is not None:
             self._check([slot])
+
+    def _forget(self, thread: str) -> None:
+        tenant, _, thread_id = thread.partition("/")
+        self._cache.invalidate(ThreadRef(tenant, thread_id))
 
     def missed(self) -> None:
         """A push may have been lost: ask for every turn."""

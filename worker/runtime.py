@@ -39,7 +39,7 @@ class Worker:
         self._cache = SessionCache()
         self._appender = Appender(backplane)
         self._heartbeat = Heartbeat(backplane, self._slots)
-        self._canceller = Canceller(backplane, self._slots, self._heartbeat)
+        self._canceller = Canceller(backplane, self._slots, self._heartbeat, self._cache)
 
     @property
     def turns(self) -> int:

@@ -197,7 +197,7 @@ class Slot:
     async def _history(self) -> list[StoredMessage]:
         claim = self.claim
         # the version counts this turn's own message, which a local copy cannot hold yet
-        copy = self._cache.get(claim.ref, claim.session_version - 1)
+        copy = self._cache.get(claim.ref, claim.epoch, claim.session_version - 1)
         if copy is None:
             most = self._settings.session_max_messages
             _, copy = await self._backplane.sessions.history(claim.ref, before=claim.message_id, most=most)
@@ -218,7 +218,7 @@ class Slot:
         for message in ours:
             message["request_id"] = claim.request_id
         whole = [*self._known, *ours][-self._settings.session_max_messages :]
-        self._cache.put(claim.ref, finished.session_version, whole)
+        self._cache.put(claim.ref, claim.epoch, finished.session_version, whole)
 
     # --- the agent -------------------------------------------------------------------------------------
 

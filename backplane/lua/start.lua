@@ -1,7 +1,7 @@
---! include thread emit session lane approval turn
+--! include thread emit session lane approval turn requests
 -- Start a turn, or put its message in a lane. Safe to send twice: the request id and the idempotency key both
 -- lead to the answer that was given first.
--- KEYS 13 idempotency key
+-- KEYS 13 idempotency key  14 requests
 -- ARGV 1 request  2 subject  3 epoch for a new log  4 fingerprint of the message, '' without a key
 --      5 queue_mode  6 message (JSON string)  7 extra fields of chat_accepted  8 envelope  9 input (JSON)
 --      10 timeout ms  11 max_attempts  12 most items in a lane  13 client_id  14 preview (JSON string)
@@ -50,7 +50,7 @@ end
 
 if not owner then
   redis.call('HSET', THREAD, 'owner', subject, 'epoch', arg(3), 'top', 0, 'created', NOW,
-    'session_version', 0, 'messages', 0)
+    'session_version', 0, 'messages', 0, 'title', arg(14))
 end
 redis.call('HSET', THREAD, 'active', NOW)
 redis.call('HSET', TURNS .. request, 'state', 'queued', 'attempt', 0, 'lost', 0, 'lease_until', 0,
@@ -59,6 +59,10 @@ redis.call('HSET', TURNS .. request, 'state', 'queued', 'attempt', 0, 'lost', 0,
   'input', arg(9), 'timeout', arg(10), 'preview', arg(14), 'created', NOW, 'lane', lane,
   'policy', arg(16))
 redis.call('PEXPIRE', TURNS .. request, THREAD_TTL)
+if fingerprint ~= '' then
+  redis.call('HSET', TURNS .. request, 'digest', string.match(KEYS[13], '[^/]+$'))
+end
+note_request(KEYS[14], request)
 
 local state, offset, position = 'accepted', 0, 0
 if lane == 'parallel' then

@@ -91,20 +91,21 @@ async def test_a_snapshot_of_an_idle_thread_has_no_turn(backplane: Backplane) ->
 
 def test_a_local_copy_counts_only_at_its_version() -> None:
     cache = SessionCache()
-    cache.put(REF, 4, [{"content": "x"}])
-    assert cache.get(REF, 4) == [{"content": "x"}]
-    assert cache.get(REF, 5) is None
-    assert cache.get(REF, 3) is None
+    cache.put(REF, "e", 4, [{"content": "x"}])
+    assert cache.get(REF, "e", 4) == [{"content": "x"}]
+    assert cache.get(REF, "e", 5) is None
+    assert cache.get(REF, "e", 3) is None
+    assert cache.get(REF, "another epoch", 4) is None
 
 
 def test_what_is_kept_under_a_callers_spelling_is_forgotten_under_another() -> None:
     """The defect that this began with: entries kept under one form of the key, dropped under an older one."""
     cache = SessionCache()
-    cache.put(thread_ref(" my-thread "), 1, [])
+    cache.put(thread_ref(" my-thread "), "e", 1, [])
     cache.invalidate(thread_ref("my-thread"))
-    assert cache.get(thread_ref("my-thread\n"), 1) is None
+    assert cache.get(thread_ref("my-thread\n"), "e", 1) is None
     assert len(cache) == 0
-    cache.put(ThreadRef("other", "my-thread"), 1, [])
+    cache.put(ThreadRef("other", "my-thread"), "e", 1, [])
     cache.invalidate(thread_ref("my-thread"))
     assert len(cache) == 1
 
@@ -112,8 +113,8 @@ def test_what_is_kept_under_a_callers_spelling_is_forgotten_under_another() -> N
 def test_the_copy_used_longest_ago_makes_room() -> None:
     cache = SessionCache(size=2)
     refs = [thread_ref(name) for name in "abc"]
-    cache.put(refs[0], 1, [])
-    cache.put(refs[1], 1, [])
-    assert cache.get(refs[0], 1) is not None
-    cache.put(refs[2], 1, [])
-    assert [cache.get(ref, 1) is not None for ref in refs] == [True, False, True]
+    cache.put(refs[0], "e", 1, [])
+    cache.put(refs[1], "e", 1, [])
+    assert cache.get(refs[0], "e", 1) is not None
+    cache.put(refs[2], "e", 1, [])
+    assert [cache.get(ref, "e", 1) is not None for ref in refs] == [True, False, True]

@@ -70,7 +70,7 @@ class Client:
     @property
     def events(self) -> list[dict[str, Any]]:
         """The events of threads that came, without aliases."""
-        return [fields for name, fields in self.frames if fields.get("event") == name]
+        return [fields for name, fields in self.frames if fields.get("event") == name and "offset" in fields]
 
     async def call(self, verb: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Call and return the acknowledgement."""

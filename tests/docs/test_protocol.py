@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.routing import Route
 
-from backplane import events
+from backplane import events, notices
 from backplane.connection import Backplane
 from backplane.errors import ThreadlineError
 from gateway import auth
@@ -88,6 +88,14 @@ def test_every_event_is_documented(table: Any) -> None:
     assert set(documented(table(PAGE, "event"), "event", "further fields")) == named
 
 
+def test_every_notice_is_documented(table: Any) -> None:
+    named = {value for name, value in vars(notices).items() if name.isupper() and isinstance(value, str)}
+    told = set()
+    for script in (ROOT / "backplane" / "lua").rglob("*.lua"):
+        told |= set(re.findall(r"notify\('([a-z_]+)'", script.read_text()))
+    assert told == named == set(documented(table(PAGE, "notice"), "notice", "further fields"))
+
+
 def test_every_error_is_documented_with_its_status_and_whether_to_retry(table: Any) -> None:
     def tree(kind: type[ThreadlineError]) -> set[type[ThreadlineError]]:
         return {kind}.union(*(tree(child) for child in kind.__subclasses__()))
@@ -147,9 +155,17 @@ class Conversation:
     @property
     def events(self) -> dict[str, list[dict[str, Any]]]:
         """The events of threads, by name."""
+        return self._by_name(lambda fields: "offset" in fields)
+
+    @property
+    def notices(self) -> dict[str, list[dict[str, Any]]]:
+        """What is no part of a log, by name."""
+        return self._by_name(lambda fields: "offset" not in fields)
+
+    def _by_name(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, list[dict[str, Any]]]:
         found: dict[str, list[dict[str, Any]]] = {}
         for name, fields in self.frames:
-            if fields.get("event") == name:
+            if fields.get("event") == name and wanted(fields):
                 found.setdefault(name, []).append(fields)
         return found
 
@@ -219,6 +235,10 @@ async def conversation(product: Any) -> AsyncIterator[Conversation]:
         await _look(second)
         await first.call("chat:cancel", {"thread_id": "talk"})
         await first.seen("chat_error", last)
+        await first.call("thread:list", {})
+        await second.call("thread:rename", {"thread_id": "talk", "title": "Tea"})
+        await second.call("thread:delete", {"thread_id": "talk"})
+        await wait_until(lambda: "thread_deleted" in dict(first.frames), "the end is told")
         heard.frames = first.frames + second.frames
         yield heard
 
@@ -233,6 +253,11 @@ async def test_a_real_conversation_carries_exactly_what_is_documented(conversati
     for name, seen in conversation.events.items():
         assert_carried(name, envelope | expected[name], seen)
 
+    told = documented(table(PAGE, "notice"), "notice", "further fields")
+    assert set(conversation.notices) == set(told)
+    for name, seen in conversation.notices.items():
+        assert_carried(name, dict.fromkeys(("event", "thread_id", "epoch", "ts"), False) | told[name], seen)
+
     acks = documented(table(PAGE, "call", "acknowledged with"), "call", "acknowledged with")
     assert set(conversation.acks) == set(acks)
     for verb, answers in conversation.acks.items():
@@ -246,13 +271,14 @@ async def test_a_real_conversation_carries_exactly_what_is_documented(conversati
     assert_carried("turn", objects["turn"], turns)
     assert_carried("message", objects["message"], [m for snapshot in snapshots for m in snapshot["messages"]])
     assert_carried("tool", objects["tool"], [*tools, {**tools[0], "output": "", "success": True}])
+    assert_carried("thread", objects["thread"], conversation.acks["thread:list"][0]["threads"])
     items = [item for ack in conversation.acks["queue:status"] for lane in ack["lanes"].values() for item in lane]
     assert_carried("item", objects["item"], items)
 
 
 async def test_events_but_the_deltas_come_a_second_time_under_their_alias(conversation: Conversation) -> None:
     aliases = {name for name, fields in conversation.frames if ":" in name and not name.startswith("ack ")}
-    expected = {name.replace("_", ":") for name in conversation.events}
+    expected = {name.replace("_", ":") for name in conversation.events | conversation.notices}
     assert aliases == expected - {"text:delta", "thinking:delta", "tool:args:delta"}
 
 
@@ -260,7 +286,7 @@ async def test_calls_that_are_documented_are_handled_and_no_others(product: Any,
     named = {call.strip("`") for call in (row["call"] for row in table(PAGE, "call", "field"))}
     async with product(**QUICK) as running:
         client = await running.client()
-        codes = {verb: (await client.call(verb, {}))["error"]["code"] for verb in VERBS}
+        codes = {verb: (await client.call(verb, {})).get("error", {}).get("code") for verb in VERBS}
     assert {verb for verb, code in codes.items() if code != "unknown_event"} == named
 
 

@@ -29,6 +29,7 @@ PARTS = {
     "LANE": "(?:followup|steer|collect|parallel)",
     "TENANT/DIGEST": "[A-Za-z0-9._:-]+/[0-9a-f]{64}",
     "DIGEST": "[0-9a-f]{64}",
+    "CALL": "[A-Za-z0-9_-]+",
     "NODE": "[^:]+",
 }
 SHORT = {"lease": 0.2, "recover_interval": 0.05, "cancel_grace": 0.1, "turn_timeout": 600.0}
@@ -181,6 +182,21 @@ class Story:
         await self._lapsed(last)
         await self.start("six", queue_mode="followup")
         await turns.cancel(self.ref, "ada")
+        await look()
+        await self._deleted(look)
+
+    async def _deleted(self, look: Any) -> None:
+        """Let the owner list and rename the thread, and erase it while turns run, wait and are ready."""
+        claim = await self.claim(await self.start("seven"))
+        await self.say(claim, "So ")
+        await self.backplane.steps.begin(claim, "order")
+        await self.start("beside", queue_mode="parallel")
+        await self.start("eight", queue_mode="followup")
+        threads = self.backplane.threads
+        await threads.touch(self.ref, "ada")
+        await threads.rename(self.ref, "ada", "Tea")
+        await look()
+        await threads.delete(self.ref, "ada")
         await look()
 
     async def _asked(self, look: Any) -> None:
@@ -354,12 +370,14 @@ def test_every_name_of_keys_is_documented(table: Any) -> None:
         "steps": "request",
         "approvals": "request",
         "idempotency": "0" * 64,
+        "calls": "call",
     }
     names = {field.name: getattr(thread, field.name) for field in dataclasses.fields(ThreadKeys)}
     names |= {field.name: getattr(thread.partition, field.name) for field in dataclasses.fields(PartitionKeys)}
     names |= {name: value for name, value in vars(keys).items() if isinstance(value, str) and name != "prefix"}
     names["canary"] = keys.canary("node")
     names["user"] = keys.user(DEFAULT_TENANT, "ann")
+    names["threads"] = keys.threads(DEFAULT_TENANT, "ann")
     rows = documented.patterns | documented.channels
     assert set(rows) == set(names) - {"ref", "partition"}
     for name, form in rows.items():

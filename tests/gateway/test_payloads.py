@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from backplane.errors import InvalidPayload, InvalidThreadId, ThreadlineError, TooLarge, UnknownEvent
 from backplane.settings import Settings
+from backplane.threads import MAX_TITLE
 from gateway import payloads
 
 SETTINGS = Settings(max_message_bytes=1000)
@@ -19,6 +20,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "thread:subscribe": {"thread_id": "t1"},
     "thread:unsubscribe": {"thread_id": "t1"},
     "thread:history": {"thread_id": "t1"},
+    "thread:list": {},
+    "thread:rename": {"thread_id": "t1", "title": "Tea"},
+    "thread:delete": {"thread_id": "t1"},
     "queue:status": {"thread_id": "t1"},
     "queue:clear": {"thread_id": "t1"},
     "queue:remove": {"thread_id": "t1", "item_id": "i1"},
@@ -239,6 +243,27 @@ def test_a_cursor_is_an_epoch_and_an_offset() -> None:
 )
 def test_half_a_cursor_is_refused(cursor: dict[str, Any], field: str) -> None:
     assert refusal("thread:subscribe", {"thread_id": "t", **cursor}).details["field"] == field
+
+
+@pytest.mark.parametrize("title", ["a", "Tea for two", "x" * MAX_TITLE, "茶", " spaces around "])
+def test_a_title_is_trimmed(title: str) -> None:
+    asked = payloads.read(payloads.ThreadRename, {"thread_id": "t", "title": title}, SETTINGS)
+    assert asked.title == title.strip()
+
+
+@pytest.mark.parametrize("title", ["", "  ", "a\nb", "a\x00", "x" * (MAX_TITLE + 1), 7, ["a"], {}])
+def test_a_title_of_another_form_is_refused(title: object) -> None:
+    assert refusal("thread:rename", {"thread_id": "t", "title": title}).details["field"] == "title"
+
+
+@pytest.mark.parametrize("before", ["", "x", "-1", "1.5", "1\n", "1" * 16, "٣", 7, ["1"]])
+def test_a_place_in_a_list_of_another_form_is_refused(before: object) -> None:
+    assert refusal("thread:list", {"before": before}).details["field"] == "before"
+
+
+def test_a_wish_for_too_many_threads_is_cut() -> None:
+    assert payloads.read(payloads.ThreadList, {"limit": 10**9}, SETTINGS).limit == payloads.MAX_THREADS
+    assert refusal("thread:list", {"limit": -1}).details["field"] == "limit"
 
 
 @pytest.mark.parametrize(
