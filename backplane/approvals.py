@@ -80,7 +80,7 @@ class Approvals:
                 "approval_open",
                 claim.ref,
                 claim.request_id,
-                claim.fence,
+                claim.proof,
                 question.id,
                 body(question.fields),
                 math.ceil(expires * 1000),
@@ -97,7 +97,7 @@ class Approvals:
             Unavailable: when Redis did not answer; the same call may be sent again.
         """
         state, following = await self._backplane.run(
-            self._backplane.call("park", claim.ref, claim.request_id, claim.fence)
+            self._backplane.call("park", claim.ref, claim.request_id, claim.proof)
         )
         if following:
             await self._backplane.turns.ring(claim.ref, following.decode())

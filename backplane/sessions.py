@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from backplane.events import THINKING_DELTA, TOOL_CALL, TOOL_RESULT, TURN_RESTARTED, Event
 from backplane.ids import ThreadRef
-from backplane.log import decode_entries, no_such_thread
+from backplane.log import Ancestry, decode_ancestry, decode_entries, no_such_thread
 
 if TYPE_CHECKING:
     from backplane.connection import Backplane
@@ -93,6 +93,8 @@ class Snapshot:
     turn: RunningTurn | None
     """The primary turn."""
     parallel: list[RunningTurn] = field(default_factory=list)
+    ancestry: Ancestry = field(default_factory=dict)
+    """What the log shares with older epochs."""
 
     @property
     def active(self) -> frozenset[str]:
@@ -171,7 +173,7 @@ class Sessions:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        code, epoch, top, messages, turns, entries = await self._backplane.run(
+        code, epoch, top, messages, turns, entries, ancestry = await self._backplane.run(
             self._backplane.call("snapshot", ref, subject, most)
         )
         if code == b"not_found":
@@ -186,4 +188,4 @@ class Sessions:
                 parallel.append(turn)
             else:
                 primary = turn
-        return Snapshot(epoch.decode(), top, _decode(messages), primary, parallel)
+        return Snapshot(epoch.decode(), top, _decode(messages), primary, parallel, decode_ancestry(ancestry))

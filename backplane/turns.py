@@ -131,6 +131,7 @@ class Claim:
     ref: ThreadRef
     request_id: str
     fence: int
+    """The attempt: it rises with each claim."""
     session_version: int
     epoch: str
     message: str
@@ -150,6 +151,8 @@ class Claim:
     """The JSON of the results of finished steps, by the name of the step."""
     kept_by: str = ""
     """Up to where `text` was said: `step NAME` or `asked ID`, whichever came last."""
+    proof: str = ""
+    """The attempt and the id of this claim, which every write carries: a failover may give an attempt out again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,17 +370,18 @@ class Turns:
             Unavailable: when Redis did not answer.
         """
         ref, request_id = split_member(member)
+        own = new_id()
         answer = await self._backplane.run(
-            self._call("claim", ref, request_id, worker, new_id(), math.ceil(self._settings.lease * 1000))
+            self._call("claim", ref, request_id, worker, own, math.ceil(self._settings.lease * 1000))
         )
         if answer[0] != b"claimed":
             return None
-        return _claim(ref, request_id, answer)
+        return _claim(ref, request_id, own, answer)
 
     def append_call(self, claim: Claim, batch: Batch) -> Call:
         """Return the call that appends a batch; `verdict` reads its answer."""
         keys, shared = self._slim(claim.ref)
-        own = (claim.request_id, claim.fence, batch.number, batch.text)
+        own = (claim.request_id, claim.proof, batch.number, batch.text)
         return Call("append", keys, [*shared, *own, *batch.pairs()])
 
     def _slim_slots(self, ref: ThreadRef) -> tuple[tuple[str, ...], tuple[str | int | bytes, ...]]:
@@ -400,7 +404,7 @@ class Turns:
             Unavailable: when Redis did not answer; the same call may be sent again.
         """
         answer, *items = await self._backplane.run(
-            self._call("steers", claim.ref, claim.request_id, claim.fence, taken)
+            self._call("steers", claim.ref, claim.request_id, claim.proof, taken)
         )
         found = [Steer(items[n].decode(), json.loads(items[n + 1])) for n in range(0, len(items), 2)]
         return answer.decode(), found
@@ -412,7 +416,7 @@ class Turns:
             Unavailable: when Redis did not answer.
         """
         lease, grace = math.ceil(self._settings.lease * 1000), math.ceil(self._settings.cancel_grace * 1000)
-        calls = [self._call("heartbeat", claim.ref, claim.request_id, claim.fence, lease, grace) for claim in claims]
+        calls = [self._call("heartbeat", claim.ref, claim.request_id, claim.proof, lease, grace) for claim in claims]
         answers = await self._backplane.run_many(calls)
         return [None if isinstance(answer, Exception) else answer.decode() for answer in answers]
 
@@ -428,7 +432,7 @@ class Turns:
                 "finish",
                 claim.ref,
                 claim.request_id,
-                claim.fence,
+                claim.proof,
                 batch.number,
                 batch.text,
                 ending.state,
@@ -449,7 +453,7 @@ class Turns:
         Raises:
             Unavailable: when Redis did not answer; the lease will lapse.
         """
-        _, following = await self._backplane.run(self._call("release", claim.ref, claim.request_id, claim.fence))
+        _, following = await self._backplane.run(self._call("release", claim.ref, claim.request_id, claim.proof))
         if following:
             await self.ring(claim.ref, following.decode())
 
@@ -471,13 +475,14 @@ class Turns:
         return str(what.decode())
 
 
-def _claim(ref: ThreadRef, request_id: str, answer: Sequence[Any]) -> Claim:
+def _claim(ref: ThreadRef, request_id: str, own: str, answer: Sequence[Any]) -> Claim:
     _, fence, version, epoch, message, given, subject, deadline, message_id, began, *more = answer
     lane, policy, text, steps, kept_by = more
     return Claim(
         ref=ref,
         request_id=request_id,
         fence=int(fence),
+        proof=f"{fence}.{own}",
         session_version=int(version),
         epoch=epoch.decode(),
         message=json.loads(message),

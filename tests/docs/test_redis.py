@@ -150,6 +150,8 @@ class Story:
         await self.say(await self.claim(first), "Once ")
         waiting = [await self.start(text, queue_mode="followup") for text in ("two", "three", "four")]
         await look()
+        # as if a failover had come in between
+        await self.backplane.redis.hset(self.backplane.keys.thread(self.ref).thread, "lineage", "0" * 40)
         await turns.unqueue(self.ref, "ada", waiting[2])
         again = await self._taken_over(first)
         await turns.heartbeat([again])
