@@ -52,6 +52,8 @@ class RunningTurn:
     tools: list[dict[str, Any]] = field(default_factory=list)
     approvals: list[dict[str, Any]] = field(default_factory=list)
     """What it has asked a person, with what became of it."""
+    position: int = 0
+    """While it is ready: its place among all that wait for a worker, about; 1 is next, 0 when that is not known."""
 
     def fold(self, events: list[Event]) -> None:
         """Take in the turn's events other than text, which is kept whole beside the log."""
@@ -70,8 +72,8 @@ class RunningTurn:
         self.tools = list(tools.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return `{request_id, lane, state, attempt, text, thinking, tools, approvals}`."""
-        return {
+        """Return `{request_id, lane, state, attempt, text, thinking, tools, approvals, position?}`."""
+        found: dict[str, Any] = {
             "request_id": self.request_id,
             "lane": self.lane,
             "state": self.state,
@@ -81,6 +83,9 @@ class RunningTurn:
             "tools": self.tools,
             "approvals": self.approvals,
         }
+        if self.position:
+            found["position"] = self.position
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +189,8 @@ class Sessions:
             turn = RunningTurn(request.decode(), lane.decode(), state.decode(), attempt, text.decode())
             turn.approvals = json.loads(asked)
             turn.fold(events)
+            if turn.state == "ready":
+                turn.position = await self._backplane.turns.place(ref, turn.request_id, subject)
             if turn.lane == "parallel":
                 parallel.append(turn)
             else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 from redis.exceptions import RedisError
 
+from backplane.doorbell import Ring
 from backplane.errors import IdempotencyConflict, QueueFull, TurnRunning
 from backplane.events import body, dumps
 from backplane.ids import ThreadRef, new_id
@@ -83,6 +84,8 @@ class Started:
     """1 for the next in the lane; 0 when accepted."""
     lane: str
     """followup, steer, collect or parallel; empty for a turn that took its thread at once."""
+    place: int = field(default=0, compare=False)
+    """When accepted: its place now among all that wait for a worker, about; 1 is next, 0 when that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +212,26 @@ class Turns:
     def _keys(self, ref: ThreadRef) -> ThreadKeys:
         return self._backplane.keys.thread(ref)
 
-    async def ring(self, ref: ThreadRef, request_id: str) -> None:
-        """Ring the doorbell for a turn that became ready; if that fails, the recoverer rings."""
+    async def ring(self, ref: ThreadRef, request_id: str, subject: str, *, again: bool = False) -> int:
+        """Ring the doorbell for a turn that became ready; if that fails, the recoverer rings.
+
+        Returns its place in the line of those that wait for a worker, about (1 is next); 0 when that is not known.
+        """
         try:
-            await self._backplane.doorbell.ring(self._keys(ref).member(request_id))
+            return await self._backplane.doorbell.ring(Ring(self._keys(ref).member(request_id), subject, again))
         except (RedisError, OSError):
             _log.warning("the doorbell could not be rung; the recoverer will ring", request_id=request_id)
+            return 0
+
+    async def place(self, ref: ThreadRef, request_id: str, subject: str) -> int:
+        """Return where a ready turn stands in the line of those that wait for a worker, about: 1 is next.
+
+        0 when it does not stand there, or Redis did not say.
+        """
+        try:
+            return await self._backplane.doorbell.place(self._keys(ref).member(request_id), subject)
+        except (RedisError, OSError):
+            return 0
 
     # --- from gateways ---------------------------------------------------------------------------------
 
@@ -247,9 +264,15 @@ class Turns:
         if code == "queue_full":
             raise self._lane_full(answer[1].decode())
         state, request_id, epoch, offset, client_id, position, lane = (part.decode() for part in answer)
+        place = 0
         if state == "accepted":
-            await self.ring(ref, request_id)
-        return Started(state, request_id, epoch, int(offset), client_id, int(position), "" if lane == "-" else lane)
+            if request_id == start.request_id:
+                place = await self.ring(ref, request_id, start.subject)
+            else:  # an old answer again: its turn was rung for, and may have ended since
+                place = await self.place(ref, request_id, start.subject)
+        return Started(
+            state, request_id, epoch, int(offset), client_id, int(position), "" if lane == "-" else lane, place
+        )
 
     def _lane_full(self, lane: str) -> QueueFull:
         if lane == "parallel":
@@ -315,7 +338,7 @@ class Turns:
         if code == b"not_found":
             raise no_such_thread()
         if following:
-            await self.ring(ref, following.decode())
+            await self.ring(ref, following.decode(), subject)
         return Cancelled(
             code == b"cancelled",
             request.decode() or None,
@@ -444,7 +467,9 @@ class Turns:
             )
         )
         if following:
-            await self.ring(claim.ref, following.decode())
+            await self.ring(claim.ref, following.decode(), claim.subject)
+        if state != b"fenced":
+            await self._backplane.admission.leave(claim.ref, claim.subject, claim.request_id)
         return Finished(state.decode(), version, message_id, ended)
 
     async def release(self, claim: Claim) -> None:
@@ -455,7 +480,7 @@ class Turns:
         """
         _, following = await self._backplane.run(self._call("release", claim.ref, claim.request_id, claim.proof))
         if following:
-            await self.ring(claim.ref, following.decode())
+            await self.ring(claim.ref, following.decode(), claim.subject, again=True)
 
     # --- from the recoverer ----------------------------------------------------------------------------
 
@@ -471,7 +496,9 @@ class Turns:
             self._call("recover", ref, request_id, *(math.ceil(seconds * 1000) for seconds in pauses))
         )
         if following:
-            await self.ring(ref, following.decode())
+            async with self._backplane.answering():
+                owner: Any = await self._backplane.redis.hget(self._keys(ref).thread, "owner")
+            await self.ring(ref, following.decode(), (owner or b"").decode(), again=following.decode() == request_id)
         return str(what.decode())
 
 
