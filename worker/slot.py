@@ -238,6 +238,7 @@ class Slot:
             message=claim.message,
             history=[_message(stored) for stored in self._known],
             attempt=claim.fence,
+            policy=claim.policy,
             model=given["model"],
             temperature=given["temperature"],
             locale=given["locale"],

@@ -235,6 +235,9 @@ class Turn:
     """Every earlier message of the thread, oldest first, up to the session's limit."""
     attempt: int = 1
     """1, or more when an earlier worker was lost."""
+    policy: Literal["retry", "resume", "fail"] = "retry"
+    """What becomes of the turn when its worker is lost. With `resume`, what finished steps have said stands; with
+    `retry` another attempt says it again."""
     model: str | None = None
     """`model_override`, or else `model`, of the request."""
     temperature: float | None = None

@@ -35,7 +35,9 @@ from openai.types.chat import (
 from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
 
 from backplane.events import dumps
-from worker.agents.openai_errors import as_agent_error, provider_error
+from worker.agents.history import as_model_reads
+from worker.agents.openai_errors import as_agent_error
+from worker.agents.provider_errors import provider_error
 from worker.agents.tools import TOOLS, Tool, ToolFailure
 from worker.turn import (
     Agent,
@@ -58,7 +60,6 @@ MAX_CALLS = 128
 MAX_ARGS = 256 * 1024
 """Characters of one tool call's arguments: as long as a message may be."""
 INSTRUCTIONS = "You are a helpful assistant. Use the tools for arithmetic and for the current time."
-INTERRUPTED = "[This answer was interrupted.]"
 CUT = "\n\n[The answer reached the model's length limit. Ask it to go on.]"
 
 _log = structlog.get_logger("worker.agents.openai")
@@ -177,8 +178,7 @@ def _messages(turn: Turn, instructions: str) -> list[ChatCompletionMessageParam]
         if message.role == "user":
             messages.append({"role": "user", "content": message.content})
         else:
-            said = f"{message.content}\n{INTERRUPTED}".strip() if message.interrupted else message.content
-            messages.append({"role": "assistant", "content": said})
+            messages.append({"role": "assistant", "content": as_model_reads(message)})
     messages.append({"role": "user", "content": turn.message})
     return messages
 

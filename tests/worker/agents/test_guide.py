@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 import pytest
 
 from worker import turn as contract
-from worker.agents.openai_errors import WORDS
+from worker.agents.provider_errors import WORDS
 from worker.turn import Agent, AgentEvent, Message, ToolCall, ToolResult, Turn
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "agents.md").read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from worker.agents import openai as module
+from worker.agents.history import INTERRUPTED
 from worker.agents.openai import make_agent
 from worker.agents.tools import Tool
 from worker.turn import (
@@ -194,9 +195,9 @@ async def test_the_request_carries_history_model_temperature_and_tools(provider:
     assert [(message["role"], message["content"]) for message in request["messages"]] == [
         ("system", f"{module.INSTRUCTIONS} The person's locale is de-DE."),
         ("user", "one"),
-        ("assistant", f"tw\n{module.INTERRUPTED}"),
+        ("assistant", f"tw\n{INTERRUPTED}"),
         ("user", "three"),
-        ("assistant", module.INTERRUPTED),
+        ("assistant", INTERRUPTED),
         ("assistant", "four"),
         ("user", "five"),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.agents.openai_errors import MAX_RETRY_AFTER_MS, WORDS, provider_error, retry_after_ms
+from worker.agents.provider_errors import MAX_RETRY_AFTER_MS, WORDS, provider_error, retry_after_ms
 
 NOW = 1_772_366_400.0  # 2026-03-01 12:00:00 UTC
 
