@@ -79,3 +79,33 @@ def retry_after_ms(headers: Mapping[str, str], now: float | None = None) -> int 
         return None
     wait = (date - (time.time() if now is None else now)) * 1000
     return min(max(math.ceil(wait), 0), MAX_RETRY_AFTER_MS)
+
+
+_BY_STATUS = MappingProxyType(
+    {
+        401: "auth",
+        403: "auth",
+        404: "model_not_found",
+        408: "provider_timeout",
+        429: "rate_limited",
+        504: "provider_timeout",
+    }
+)
+
+
+def meant_by_status(error: Exception) -> AgentError | None:
+    """Return what an error of any provider's SDK means, by its HTTP status; None when it is no such error.
+
+    The SDKs of OpenAI, Anthropic and those made like them give their errors a `status_code` and the `response`; an
+    endpoint that was not reached is an `APIConnectionError`, a silent one an `APITimeoutError`.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "APITimeoutError" in names:
+        return provider_error("provider_timeout")
+    if "APIConnectionError" in names:
+        return provider_error("provider_unavailable")
+    status, response = getattr(error, "status_code", None), getattr(error, "response", None)
+    if not isinstance(status, int) or response is None:
+        return None
+    error_type = _BY_STATUS.get(status, "provider_unavailable" if status >= 500 else "invalid_request")
+    return provider_error(error_type, retry_after_ms(getattr(response, "headers", {})))

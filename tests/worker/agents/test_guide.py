@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import pytest
+from agents.testing import ScriptedModel, assistant_message, function_call
+from pydantic_ai.models.test import TestModel
 
 from worker import turn as contract
 from worker.agents.provider_errors import WORDS
@@ -79,6 +81,36 @@ async def test_the_agent_with_a_step_runs_without_a_worker() -> None:
     agent = cast("Agent", run_block(IMPORTS + block("turn.step("))["agent"])
     said = [event async for event in agent(Turn("t1", "r1", "default", "ada", "tea", []))]
     assert said == ["I am ordering. ", "Done: tea is on its way. "]
+
+
+async def test_the_agent_of_pydantic_ai_runs() -> None:
+    names = run_block(block("from pydantic_ai import"))
+    link = contract.Unlinked("approved")
+    with names["assistant"].override(model=TestModel()):
+        said = [event async for event in names["agent"](Turn("t1", "r1", "default", "ada", "tidy", [], link=link))]
+    assert ToolResult("delete", "a is deleted", "pyd_ai_tool_call_id__delete") in said
+
+
+@pytest.mark.parametrize(
+    ("decisions", "answer"), [(["approved"], "tea is on its way."), ([], "Then I do not order it.")]
+)
+async def test_the_graph_of_langgraph_runs(decisions: list[str], answer: str) -> None:
+    link = contract.Unlinked(*decisions)
+    agent = run_block(block("from langgraph.graph import"))["agent"]
+    said = [event async for event in agent(Turn("t1", "r1", "default", "ada", "tea", [], link=link))]
+    assert [event.delta for event in link.said if isinstance(event, contract.Text)] == [answer]
+    assert said == [contract.Usage()]
+
+
+async def test_the_agent_of_the_openai_agents_sdk_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_AGENTS_DISABLE_TRACING", "1")
+    names = run_block(block("from agents import"))
+    call = function_call("delete", {"path": "a"}, call_id="c1")
+    names["assistant"].model = ScriptedModel([[call], [assistant_message("Done.")]])
+    link = contract.Unlinked("approved")
+    assert [event async for event in names["agent"](Turn("t1", "r1", "default", "ada", "tidy", [], link=link))]
+    assert ToolResult("delete", "a is deleted", "c1") in link.said
+    assert contract.Text("Done.", 2) in link.said
 
 
 @pytest.mark.parametrize("name", CLASSES)
