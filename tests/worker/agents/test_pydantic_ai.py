@@ -291,7 +291,7 @@ async def test_a_limit_of_rounds_ends_the_turn() -> None:
     assert caught.value.error_type == "max_iterations"
 
 
-@pytest.mark.parametrize("error_type", set(ERRORS.values()))
+@pytest.mark.parametrize("error_type", sorted(set(ERRORS.values())))
 def test_each_type_has_words(error_type: str) -> None:
     assert error_type in WORDS
 
