@@ -55,7 +55,7 @@ def test_the_error_of_the_guide_can_be_raised() -> None:
 
 
 def test_the_agent_with_its_own_tools_can_be_made() -> None:
-    assert inspect.isasyncgenfunction(run_block(block("make_agent("))["agent"])
+    assert inspect.isasyncgenfunction(run_block(block("LOOK_UP = Tool("))["agent"])
 
 
 IMPORTS = "from collections.abc import AsyncIterator\nfrom worker.turn import *\n"
