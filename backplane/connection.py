@@ -115,7 +115,7 @@ class Backplane:
         self.keys = Keys(settings.key_prefix, settings.partitions)
         self._slots = lru_cache(maxsize=8192)(self._slots_of)
         self.live = LiveChannels(settings, self.keys.canary(settings.node_id), self._publish)
-        self.doorbell = Doorbell(self.keys, redis, blocking, settings.redis_timeout, settings.tenant_weights)
+        self.doorbell = Doorbell(self.keys.doorbell, redis, blocking, settings.redis_timeout)
         self.log = Log(self)
         self.sessions = Sessions(self)
         self.turns = Turns(self)
@@ -207,13 +207,19 @@ class Backplane:
         """Record the partitions and the format at the first start; later, refuse to differ.
 
         Raises:
-            Misconfigured: when they differ: threads would be looked for in the wrong place.
+            Misconfigured: when they differ: threads would be looked for in the wrong place; and when the client
+                gives text, because its URL says so.
         """
         wanted = {"partitions": str(self.settings.partitions), "format": FORMAT}
         async with self.answering():
             for name, value in wanted.items():
                 await self.redis.hsetnx(self.keys.meta, name, value)
                 answer: Any = await self.redis.hget(self.keys.meta, name)
+                if not isinstance(answer, bytes):
+                    raise Misconfigured(
+                        f"expected bytes from Redis, got {type(answer).__name__}; "
+                        "take decode_responses out of THREADLINE_REDIS_URL"
+                    )
                 found = answer.decode()
                 if found != value:
                     raise Misconfigured(

@@ -17,9 +17,10 @@ import uvicorn
 from engineio import ASGIApp as EngineApp  # type: ignore[import-untyped] # the library has no types
 from socketio import ASGIApp as SocketApp  # type: ignore[import-untyped] # likewise
 
+from backplane import logs
 from backplane.settings import Settings
 from gateway import strictjson
-from gateway.engine import GuardedEngine, server_options
+from gateway.engine import AbortableWebSocketProtocol, GuardedEngine, server_limits
 from gateway.origins import OriginGuard
 from gateway.packets import Allowance, GuardedServer
 
@@ -100,12 +101,13 @@ def configuration(app: OriginGuard, port: int) -> uvicorn.Config:
         app,
         host=SETTINGS.host,
         port=port,
+        ws=AbortableWebSocketProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=1,
-        **server_options(SETTINGS),
+        **server_limits(SETTINGS),
     )
 
 
@@ -114,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/conformance", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--port", type=int, default=PORT, help="where to listen, on this machine alone (%(default)s)")
     given = parser.parse_args()
+    logs.configure(SETTINGS)
     app = application(socketio_server(), engineio_server())
     print(f"Conformance profile on http://{SETTINGS.host}:{given.port}; Ctrl-C stops it.", flush=True)
     uvicorn.Server(configuration(app, given.port)).run()
