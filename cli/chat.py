@@ -384,7 +384,7 @@ class Chat:
         turn = state.turn
         running = f"turn {turn.request_id} {turn.state}, attempt {turn.attempt}" if turn else "no turn runs"
         place = f"is at {state.epoch}:{state.offset}" if state.exists else "does not exist yet"
-        self._screen.line(f"thread {self._thread.id} {place}; {running}; {len(state.queued)} waiting")
+        self._screen.line(f"thread {self._thread.id} {place}; {running}; {len(state.queue)} waiting")
 
 
 def show_message(screen: Screen, message: Message) -> None:

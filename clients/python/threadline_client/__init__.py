@@ -9,16 +9,18 @@ from threadline_client.client import Client, connect
 from threadline_client.connection import NodeChange
 from threadline_client.errors import ClientError, Closed, NotConnected, NotFound, Refused, Unauthorized
 from threadline_client.events import Cursor, Event, Snapshot
-from threadline_client.state import Message, Outcome, RunningTurn, ThreadState, ToolUse
+from threadline_client.state import Approval, Message, Outcome, QueueItem, RunningTurn, ThreadState, ToolUse
 from threadline_client.stream import EventStream
-from threadline_client.thread import CancelResult, Thread, Turn
+from threadline_client.thread import CancelResult, DecideResult, QueueStatus, Thread, Turn
 
 __all__ = [
+    "Approval",
     "CancelResult",
     "Client",
     "ClientError",
     "Closed",
     "Cursor",
+    "DecideResult",
     "Event",
     "EventStream",
     "Message",
@@ -26,6 +28,8 @@ __all__ = [
     "NotConnected",
     "NotFound",
     "Outcome",
+    "QueueItem",
+    "QueueStatus",
     "Refused",
     "RunningTurn",
     "Snapshot",

@@ -115,9 +115,11 @@ class Snapshot:
     recovered: bool | None = None
     exists: bool = True
     messages: tuple[Mapping[str, Any], ...] = ()
-    """The last messages, oldest first: `{id, role, content, ts, request_id, interrupted?}`."""
+    """The last messages, oldest first: `{id, role, content, ts, request_id, interrupted?, steer?, context?}`."""
     turn: Mapping[str, Any] | None = None
-    """The running turn, `{request_id, state, attempt, text, thinking, tools}`, or None."""
+    """The primary turn that runs, `{request_id, lane, state, attempt, text, thinking, tools, approvals}`, or None."""
+    parallel: tuple[Mapping[str, Any], ...] = ()
+    """The turns that run beside it."""
 
     @property
     def cursor(self) -> Cursor:
@@ -129,15 +131,18 @@ def parse_snapshot(thread_id: str, answer: Mapping[str, Any]) -> Snapshot:
     """Return the snapshot that the acknowledgement of `thread:subscribe` carries."""
     snapshot = answer.get("snapshot")
     inside: Mapping[str, Any] = snapshot if isinstance(snapshot, dict) else _NOTHING
-    turn, messages = inside.get("turn"), inside.get("messages")
+    turn = inside.get("turn")
     recovered = answer.get("recovered")
     return Snapshot(
         thread_id=thread_id,
         epoch=str(answer.get("epoch", "")),
         offset=_offset(answer.get("offset")) or 0,
         recovered=recovered if isinstance(recovered, bool) else None,
-        messages=tuple(message for message in messages if isinstance(message, dict))
-        if isinstance(messages, list)
-        else (),
+        messages=_objects(inside.get("messages")),
         turn=turn if isinstance(turn, dict) else None,
+        parallel=_objects(inside.get("parallel")),
     )
+
+
+def _objects(value: object) -> tuple[Mapping[str, Any], ...]:
+    return tuple(one for one in value if isinstance(one, dict)) if isinstance(value, list) else ()

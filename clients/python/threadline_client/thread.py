@@ -14,7 +14,7 @@ from threadline_client.connection import Connection
 from threadline_client.errors import refusal
 from threadline_client.events import Cursor, Event, Snapshot
 from threadline_client.link import LinkLost
-from threadline_client.state import Outcome, outcome_in, outcome_of, turn_of
+from threadline_client.state import Outcome, outcome_in, outcome_of
 from threadline_client.stream import EventStream
 
 _ANSWERS = frozenset({"turn_running", "queue_full"})
@@ -23,11 +23,41 @@ _ANSWERS = frozenset({"turn_running", "queue_full"})
 
 @dataclass(frozen=True, slots=True)
 class CancelResult:
-    """What became of a cancel: `cancelled`, which turn, and the state it was found in."""
+    """What became of a cancel: which turn, the state it was found in, and the proof as far as it is known."""
 
     cancelled: bool
     request_id: str | None
     state: str
+    dropped: tuple[str, ...] = ()
+    """What a cancel of everything took out of the lanes."""
+    cancel_requested_ms: int | None = None
+    cancel_seen_ms: int | None = None
+    cancel_stopped_ms: int | None = None
+    """Unix milliseconds of the server's clock."""
+    stopped: str | None = None
+    """`cooperative`, `hard`, `fenced` or `unowned`; see docs/protocol.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecideResult:
+    """What became of a decision: `decided` is true for the call that decided, else the rest says what stands."""
+
+    approval_id: str
+    decided: bool
+    state: str
+    """`decided`, `expired` or `withdrawn`."""
+    decision: str | None
+    by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """What runs, and what waits in which lane."""
+
+    running: str | None
+    state: str
+    lanes: Mapping[str, list[dict[str, Any]]]
+    """`{followup: [{item_id, preview, created, position}, …], steer: …, collect: …, parallel: …}`."""
 
 
 class Thread:
@@ -43,7 +73,11 @@ class Thread:
         *,
         client_message_id: str | None = None,
         queue_mode: str | None = None,
+        policy: str | None = None,
         model: str | None = None,
+        model_override: str | None = None,
+        temperature: float | None = None,
+        locale: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Turn:
         """Send a message and return its turn, once a gateway has acknowledged it.
@@ -56,7 +90,11 @@ class Thread:
             text: what the person says.
             client_message_id: the idempotency key.
             queue_mode: what to do when a turn runs: `interrupt` (the default), `reject`, `followup`, …
+            policy: what becomes of the turn when its worker is lost: `retry`, `resume` or `fail`.
             model: the model to ask for.
+            model_override: wins over `model`.
+            temperature: from 0 to 2, handed to the agent.
+            locale: the language of the answer, such as `de`, handed to the agent.
             metadata: kept with the message, and handed to the agent.
 
         Raises:
@@ -68,7 +106,11 @@ class Thread:
             "message": text,
             "client_message_id": key,
             "queue_mode": queue_mode,
+            "policy": policy,
             "model": model,
+            "model_override": model_override,
+            "temperature": temperature,
+            "locale": locale,
             "metadata": None if metadata is None else dict(metadata),
         }
         given = {name: value for name, value in payload.items() if value is not None}
@@ -86,7 +128,47 @@ class Thread:
             cancelled=bool(answer.get("cancelled")),
             request_id=told if isinstance(told, str) else None,
             state=str(answer.get("state", "")),
+            dropped=tuple(answer.get("dropped") or ()),
+            cancel_requested_ms=answer.get("cancel_requested_ms"),
+            cancel_seen_ms=answer.get("cancel_seen_ms"),
+            cancel_stopped_ms=answer.get("cancel_stopped_ms"),
+            stopped=answer.get("stopped"),
         )
+
+    async def decide(self, approval_id: str, decision: str) -> DecideResult:
+        """Answer an approval or a question.
+
+        Raises:
+            NotFound: when it was never asked in this thread.
+            Refused: `invalid_payload`, for what is not one of the options.
+        """
+        answer = await self._call(
+            "approval:decide", {"thread_id": self.id, "approval_id": approval_id, "decision": decision}
+        )
+        return DecideResult(
+            approval_id=str(answer.get("approval_id", approval_id)),
+            decided=bool(answer.get("decided")),
+            state=str(answer.get("state", "")),
+            decision=answer.get("decision"),
+            by=answer.get("by"),
+        )
+
+    async def queue_status(self) -> QueueStatus:
+        """Return what runs, and what waits in which lane."""
+        answer = await self._call("queue:status", {"thread_id": self.id})
+        return QueueStatus(answer.get("running"), str(answer.get("state", "")), dict(answer.get("lanes") or {}))
+
+    async def queue_clear(self) -> list[str]:
+        """Take everything that waits out of the lanes; return the ids."""
+        return list((await self._call("queue:clear", {"thread_id": self.id})).get("removed") or [])
+
+    async def queue_remove(self, item_id: str) -> None:
+        """Take one message out of its lane.
+
+        Raises:
+            NotFound: when it does not wait any more.
+        """
+        await self._call("queue:remove", {"thread_id": self.id, "item_id": item_id})
 
     async def history(self, *, limit: int | None = None, before: str | int | None = None) -> list[dict[str, Any]]:
         """Return the last messages, oldest first: `{id, role, content, ts, request_id, interrupted?}`.
@@ -169,6 +251,9 @@ class Turn:
                     if item.terminal or item.name == "queue_item_removed" or _went_elsewhere(item):
                         return
 
+    def _is(self, turn: Mapping[str, Any]) -> bool:
+        return turn.get("request_id") == self.request_id
+
     async def wait(self) -> Outcome:
         """Return how the turn ended, however long that takes."""
         text, begun = "", self.state != "queued"
@@ -178,7 +263,8 @@ class Turn:
                     outcome = outcome_in(item, self.request_id, queued=not begun)
                     if outcome is not None:
                         return outcome
-                    text = turn_of(item.turn or {}).text
+                    turns = [*item.parallel] if item.turn is None else [item.turn, *item.parallel]
+                    text = next((str(turn.get("text") or "") for turn in turns if self._is(turn)), "")
                     continue
                 begun = begun or item.name != "queue_item_queued"
                 if item.terminal:

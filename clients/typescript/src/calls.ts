@@ -1,0 +1,88 @@
+/** What the calls of a thread take and answer, as docs/protocol.md names it. */
+import type { CancelProof, HistoryMessage, Lane, Metadata } from "./events.js";
+
+export type QueueMode = "interrupt" | "reject" | "followup" | "steer" | "collect" | "parallel";
+export type Policy = "retry" | "resume" | "fail";
+
+/** Every call takes a signal; a call that it ends rejects with the signal's reason. */
+export interface CallOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface SendOptions extends CallOptions {
+  /** The idempotency key; made here unless given. One key is one turn, however often it is sent. */
+  readonly client_message_id?: string | undefined;
+  /** What to do when a turn runs; `interrupt` unless given. */
+  readonly queue_mode?: QueueMode | undefined;
+  /** What becomes of the turn when its worker is lost. */
+  readonly policy?: Policy | undefined;
+  readonly model?: string | undefined;
+  /** Wins over `model`. */
+  readonly model_override?: string | undefined;
+  readonly temperature?: number | undefined;
+  readonly locale?: string | undefined;
+  /** Kept with the message, and handed to the agent. */
+  readonly metadata?: Metadata | undefined;
+}
+
+/** What became of a cancel, and the proof of it as far as it is known. */
+export interface CancelResult extends CancelProof {
+  readonly cancelled: boolean;
+  readonly request_id: string | null;
+  /** The state in which the cancel found the turn. */
+  readonly state:
+    | "queued"
+    | "ready"
+    | "waiting"
+    | "running"
+    | "done"
+    | "failed"
+    | "cancelled"
+    | "delivered"
+    | "unknown"
+    | "idle";
+  /** What a cancel of everything took out of the lanes. */
+  readonly dropped: readonly string[];
+}
+
+export interface HistoryOptions extends CallOptions {
+  /** The `id` of a message; only older ones are returned. */
+  readonly before?: number | undefined;
+  readonly limit?: number | undefined;
+}
+
+export interface WaitingItem {
+  readonly item_id: string;
+  readonly preview: string;
+  /** Unix milliseconds. */
+  readonly created: number;
+  readonly position?: number;
+  readonly state?: string;
+}
+
+export interface QueueStatus {
+  readonly running: string | null;
+  readonly state: "ready" | "running" | "waiting" | "idle";
+  readonly lanes: Readonly<Record<Lane, readonly WaitingItem[]>>;
+}
+
+/** What became of a decision: `decided` is true for the call that decided, else the rest says what stands. */
+export interface DecideResult {
+  readonly approval_id: string;
+  readonly decided: boolean;
+  readonly state: "decided" | "expired" | "withdrawn";
+  readonly decision: string | null;
+  readonly by: string | null;
+}
+
+/** The acknowledgement of `chat:start`. */
+export interface Started {
+  readonly state: "accepted" | "queued";
+  readonly request_id: string;
+  readonly epoch: string;
+  readonly offset: number;
+  readonly lane?: Lane;
+  readonly position?: number;
+}
+
+export type { HistoryMessage };
