@@ -72,6 +72,15 @@ async def package() -> None:
         unable(f"expected `{' '.join(INSTALL)}` in clients/typescript to succeed, got exit code {code}:\n{output}")
 
 
+def test_its_lock_file_names_hashes_and_no_hosts() -> None:
+    packages = json.loads((PACKAGE / "package-lock.json").read_text())["packages"]
+    for path, entry in packages.items():
+        assert not path or (entry.get("version") and entry.get("integrity")), path
+        assert "resolved" not in entry, f"{path}: take `resolved` out, so that the file works behind a mirror"
+        for name in entry.get("optionalDependencies", {}):  # npm leaves out what a mirror does not have
+            assert f"node_modules/{name}" in packages, f"{path} needs {name} on some machine, and the file lacks it"
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("package")
 async def test_its_types_hold_and_its_bundle_is_small() -> None:
