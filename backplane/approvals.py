@@ -80,7 +80,7 @@ class Approvals:
                 "approval_open",
                 claim.ref,
                 claim.request_id,
-                claim.fence,
+                claim.proof,
                 question.id,
                 body(question.fields),
                 math.ceil(expires * 1000),
@@ -97,10 +97,10 @@ class Approvals:
             Unavailable: when Redis did not answer; the same call may be sent again.
         """
         state, following = await self._backplane.run(
-            self._backplane.call("park", claim.ref, claim.request_id, claim.fence)
+            self._backplane.call("park", claim.ref, claim.request_id, claim.proof)
         )
         if following:
-            await self._backplane.turns.ring(claim.ref, following.decode())
+            await self._backplane.turns.ring(claim.ref, following.decode(), claim.subject, again=True)
         return str(state.decode())
 
     async def decide(self, ref: ThreadRef, subject: str, approval_id: str, decision: str) -> Decided:
@@ -116,7 +116,7 @@ class Approvals:
             self._backplane.call("decide", ref, subject, request_id, own, dumps(decision), dumps(subject), new_id())
         )
         if woken:
-            await self._backplane.turns.ring(ref, woken.decode())
+            await self._backplane.turns.ring(ref, woken.decode(), subject, again=True)
         if code == b"not_found":
             raise no_such_thread()
         if code == b"unknown":

@@ -115,7 +115,7 @@ class Backplane:
         self.keys = Keys(settings.key_prefix, settings.partitions)
         self._slots = lru_cache(maxsize=8192)(self._slots_of)
         self.live = LiveChannels(settings, self.keys.canary(settings.node_id), self._publish)
-        self.doorbell = Doorbell(self.keys.doorbell, redis, blocking, settings.redis_timeout)
+        self.doorbell = Doorbell(self.keys, redis, blocking, settings.redis_timeout, settings.tenant_weights)
         self.log = Log(self)
         self.sessions = Sessions(self)
         self.turns = Turns(self)

@@ -134,7 +134,7 @@ def _kind(event: Event) -> tuple[Any, ...] | None:
     if event.name not in DELTAS:
         return None
     fields = event.fields
-    return (event.name, fields["request_id"], fields.get("round"), fields.get("tool_call_id"))
+    return (event.name, fields.get("epoch"), fields["request_id"], fields.get("round"), fields.get("tool_call_id"))
 
 
 def _joined(run: list[Event]) -> Event:

@@ -15,6 +15,11 @@ from functools import lru_cache
 from backplane.ids import ThreadRef, partition_of
 
 
+def user_digest(subject: str) -> str:
+    """Return how a user is named in keys: a subject may hold any character."""
+    return hashlib.sha256(subject.encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionKeys:
     """What a partition owns."""
@@ -83,16 +88,32 @@ class Keys:
         self.partitions = partitions
         self.meta = f"{prefix}:meta"
         """hash: what the deployment was first started with (partitions, format). Permanent."""
-        self.doorbell = f"{prefix}:doorbell"
-        """list: one member per turn that became ready; workers block on it. TTL 1 day. Speed only."""
+        bell = f"{prefix}:{{doorbell}}"
+        self.doorbell = f"{bell}:list"
+        """list: one item per turn that became ready; workers block on it. TTL 1 day. Speed only, as all of the line."""
+        self.line = f"{bell}:line"
+        """hash: how many turns wait for a worker, and where the fair order stands (lua/lib/line.lua). TTL 1 day."""
+        self.line_tenants = f"{bell}:tenants"
+        """sorted set: tenant with waiting turns -> when its next turn comes, on the line's own clock. TTL 1 day."""
+        self.line_users = f"{bell}:users:"
+        """prefix; + tenant. sorted set: user with waiting turns -> when the next one comes. TTL 1 day."""
+        self.line_turns = f"{bell}:turns:"
+        """prefix; + tenant/user. sorted set: `tenant/thread/request` -> its number in the line. TTL 1 day."""
         self.recoverer = f"{prefix}:recoverer"
         """string: who looks for lapsed leases now. TTL a few `recover_interval`."""
         self.thread = lru_cache(maxsize=8192)(self._thread)
         self.partition = lru_cache(maxsize=None)(self._partition)
 
+    def tenant(self, tenant: str) -> str:
+        """Return the sorted set of a tenant's turns that may be under way: member -> when looked at (s).
+
+        TTL `thread_ttl`.
+        """
+        return f"{self.prefix}:{{{tenant}}}:tenant"
+
     def user(self, tenant: str, subject: str) -> str:
-        """Return the sorted set of a user's turns that may be under way: member -> admitted (s). TTL `thread_ttl`."""
-        return f"{self.prefix}:user:{tenant}/{hashlib.sha256(subject.encode()).hexdigest()}"
+        """Return the same of one user; in one slot of a cluster with the tenant's."""
+        return f"{self.prefix}:{{{tenant}}}:user:{user_digest(subject)}"
 
     def threads(self, tenant: str, subject: str) -> str:
         """Return the sorted set of a user's threads: thread id -> last started (ms, no two alike). TTL `thread_ttl`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backplane.errors import NotFound
@@ -13,6 +13,9 @@ from backplane.ids import ThreadRef
 if TYPE_CHECKING:
     from backplane.connection import Backplane
 
+Ancestry = Mapping[str, int]
+"""Older epochs of a log, and up to which offset it holds what was appended in them. What came behind that was lost
+with a failover or a crash (the truncation by leader epoch of Kafka's KIP-101 is the same thought)."""
 PAGE = 1_000
 """Entries read by one call at the most; lua/read.lua bounds its bytes too."""
 
@@ -30,6 +33,8 @@ class Page:
     """The turns that have begun and not ended, as of `top`: the primary one, and parallel ones."""
     reached: bool
     """False when the log does not hold what was asked: another epoch, trimmed, or an offset it never had."""
+    ancestry: Ancestry = field(default_factory=dict)
+    """What the log shares with older epochs."""
 
 
 def no_such_thread() -> NotFound:
@@ -40,6 +45,12 @@ def no_such_thread() -> NotFound:
 def decode_entries(entries: Sequence[Any]) -> list[Event]:
     """Return the events of raw stream entries."""
     return [Event(int(entry_id.split(b"-", 1)[0]), fields[1].decode(), fields[3]) for entry_id, fields in entries]
+
+
+def decode_ancestry(text: bytes) -> Ancestry:
+    """Return the ancestry of a log as lua/lib/emit.lua keeps it."""
+    words = text.decode().split()
+    return {epoch: int(offset) for epoch, offset in zip(words[::2], words[1::2], strict=True)}
 
 
 class Log:
@@ -56,7 +67,8 @@ class Log:
         Args:
             ref: the thread.
             subject: who asks; empty for a node that reads for members it has admitted already.
-            epoch: the epoch that `after` belongs to; empty for the current one.
+            epoch: the epoch that `after` belongs to; empty for the current one. An older one will do, as far as
+                the log still holds what was appended in it.
             after: the offset that the reader has.
             most: the most entries to return.
 
@@ -89,8 +101,8 @@ _GONE = Page("", 0, [], frozenset(), reached=False)
 
 
 def _page(answer: Sequence[Any]) -> Page | None:
-    code, epoch, top, entries, active = answer
+    code, epoch, top, entries, active, ancestry = answer
     if code == b"not_found":
         return None
     begun = frozenset(request.decode() for request in active)
-    return Page(epoch.decode(), top, decode_entries(entries), begun, code == b"ok")
+    return Page(epoch.decode(), top, decode_entries(entries), begun, code == b"ok", decode_ancestry(ancestry))

@@ -12,8 +12,9 @@ import math
 
 import structlog
 
-from backplane.connection import Backplane, answered
+from backplane.connection import Backplane
 from backplane.errors import ThreadlineError
+from backplane.pipeline import pipelined
 
 _log = structlog.get_logger("backplane.recoverer")
 _AT_ONCE = 100
@@ -33,36 +34,49 @@ class Recoverer:
     async def run(self) -> None:
         """Make a pass every `recover_interval`; a Redis error ends the pass, not the recoverer."""
         while True:
+            pause = self._settings.recover_interval
             try:
-                if await self._elected():
+                left = await self._elect()
+                if left is None:
                     await self.look()
+                else:
+                    pause = max(pause, left)
             except ThreadlineError as error:
                 self._mine = False
                 _log.warning("a pass of the recoverer failed", error=error.message)
-            await asyncio.sleep(self._settings.recover_interval)
+            await asyncio.sleep(pause)
 
-    async def _elected(self) -> bool:
+    async def _elect(self) -> float | None:
+        """Return None when this process is the one that works; else for how long (seconds) another one surely is.
+
+        So those who only wait ask once in a lease, and yet at the moment at which a lease that is not renewed ends.
+        """
         key, me = self._backplane.keys.recoverer, self._settings.node_id
         lease = math.ceil(self._settings.recover_interval * _LEASE_PASSES * 1000)
-        redis = self._backplane.redis
-        async with answered(self._settings.redis_timeout):
-            if self._mine and await redis.get(key) == me.encode():
-                await redis.pexpire(key, lease)
-            else:
-                self._mine = bool(await redis.set(key, me, nx=True, px=lease))
-        return self._mine
+        async with self._backplane.answering():
+            if self._mine:
+                # whoever took it over meanwhile is done no harm by a longer lease
+                holder, _ = await pipelined(self._backplane.redis, [("GET", key), ("PEXPIRE", key, lease)])
+                self._mine = holder == me.encode()
+            if self._mine:
+                return None
+            took, left = await pipelined(self._backplane.redis, [("SET", key, me, "NX", "PX", lease), ("PTTL", key)])
+            self._mine = took == b"OK"
+        return None if self._mine else min(max(left, 0), lease) / 1000
 
     async def look(self) -> int:
         """Look once at everything that is due. Returns how many turns something was done for."""
         keys = self._backplane.keys
-        async with answered(self._settings.redis_timeout):
-            seconds, micros = await self._backplane.redis.time()
-            now = seconds * 1000 + micros // 1000
-            pipeline = self._backplane.redis.pipeline(transaction=False)
-            for partition in range(keys.partitions):
-                due = keys.partition(partition).due
-                pipeline.zrange(due, "-inf", now, byscore=True, offset=0, num=_AT_ONCE)
-            found = await pipeline.execute()
+        async with self._backplane.answering():
+            ((seconds, micros),) = await pipelined(self._backplane.redis, [("TIME",)])
+            now = int(seconds) * 1000 + int(micros) // 1000
+            found = await pipelined(
+                self._backplane.redis,
+                [
+                    ("ZRANGE", keys.partition(partition).due, "-inf", now, "BYSCORE", "LIMIT", 0, _AT_ONCE)
+                    for partition in range(keys.partitions)
+                ],
+            )
         acted = 0
         for members in found:
             for member in members:

@@ -16,6 +16,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from backplane.pipeline import Command, pipelined
+
 _LUA = Path(__file__).parent / "lua"
 _INCLUDE = "--! include "
 
@@ -68,10 +70,10 @@ async def run(redis: Redis, call: Call) -> Any:
 
 async def run_many(redis: Redis, calls: Sequence[Call]) -> list[Any]:
     """Run scripts in one round trip. Answers come in the order of the calls; an error stands in its place."""
-    pipeline = redis.pipeline(transaction=False)
-    for call in calls:
-        pipeline.evalsha(script(call.name).sha, len(call.keys), *call.keys, *call.args)
-    answers: list[Any] = await pipeline.execute(raise_on_error=False)
+    commands: list[Command] = [
+        ("EVALSHA", script(call.name).sha, len(call.keys), *call.keys, *call.args) for call in calls
+    ]
+    answers = await pipelined(redis, commands, raises=False)
     for position, answer in enumerate(answers):
         if isinstance(answer, NoScriptError):
             answers[position] = await run(redis, calls[position])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from backplane.events import THINKING_DELTA, TOOL_CALL, TOOL_RESULT, TURN_RESTARTED, Event
 from backplane.ids import ThreadRef
-from backplane.log import decode_entries, no_such_thread
+from backplane.log import Ancestry, decode_ancestry, decode_entries, no_such_thread
 
 if TYPE_CHECKING:
     from backplane.connection import Backplane
@@ -52,6 +52,8 @@ class RunningTurn:
     tools: list[dict[str, Any]] = field(default_factory=list)
     approvals: list[dict[str, Any]] = field(default_factory=list)
     """What it has asked a person, with what became of it."""
+    position: int = 0
+    """While it is ready: its place among all that wait for a worker, about; 1 is next, 0 when that is not known."""
 
     def fold(self, events: list[Event]) -> None:
         """Take in the turn's events other than text, which is kept whole beside the log."""
@@ -70,8 +72,8 @@ class RunningTurn:
         self.tools = list(tools.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return `{request_id, lane, state, attempt, text, thinking, tools, approvals}`."""
-        return {
+        """Return `{request_id, lane, state, attempt, text, thinking, tools, approvals, position?}`."""
+        found: dict[str, Any] = {
             "request_id": self.request_id,
             "lane": self.lane,
             "state": self.state,
@@ -81,6 +83,9 @@ class RunningTurn:
             "tools": self.tools,
             "approvals": self.approvals,
         }
+        if self.position:
+            found["position"] = self.position
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,8 @@ class Snapshot:
     turn: RunningTurn | None
     """The primary turn."""
     parallel: list[RunningTurn] = field(default_factory=list)
+    ancestry: Ancestry = field(default_factory=dict)
+    """What the log shares with older epochs."""
 
     @property
     def active(self) -> frozenset[str]:
@@ -171,7 +178,7 @@ class Sessions:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        code, epoch, top, messages, turns, entries = await self._backplane.run(
+        code, epoch, top, messages, turns, entries, ancestry = await self._backplane.run(
             self._backplane.call("snapshot", ref, subject, most)
         )
         if code == b"not_found":
@@ -182,8 +189,10 @@ class Sessions:
             turn = RunningTurn(request.decode(), lane.decode(), state.decode(), attempt, text.decode())
             turn.approvals = json.loads(asked)
             turn.fold(events)
+            if turn.state == "ready":
+                turn.position = await self._backplane.turns.place(ref, turn.request_id, subject)
             if turn.lane == "parallel":
                 parallel.append(turn)
             else:
                 primary = turn
-        return Snapshot(epoch.decode(), top, _decode(messages), primary, parallel)
+        return Snapshot(epoch.decode(), top, _decode(messages), primary, parallel, decode_ancestry(ancestry))

@@ -23,10 +23,18 @@ def _split(value: object) -> object:
     return value
 
 
+def _pairs(value: object) -> object:
+    """Return `acme=3,free=1` as a mapping."""
+    if isinstance(value, str):
+        return dict(part.partition("=")[::2] for part in _split(value))  # type: ignore[attr-defined]
+    return value
+
+
 Policy = Literal["retry", "resume", "fail"]
 """What becomes of a turn whose worker is lost: it begins again, goes on behind its last finished step, or ends."""
 _Commas = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 _Positive = Annotated[int, Field(gt=0)]
+_OfTenants = Annotated[Mapping[str, _Positive], NoDecode, BeforeValidator(_pairs)]
 _Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -70,6 +78,12 @@ class Settings(BaseSettings):
     """Turns of one thread that may run beside its primary turn (`queue_mode` parallel)."""
     max_turns_per_user: _Positive = 50
     """Turns that one user may have under way at once, over all threads; not counted while no key is configured."""
+    max_turns_per_tenant: int = Field(default=0, ge=0)
+    """Turns that one tenant may have under way at once, over all its users; 0 for no limit."""
+    tenant_max_turns: _OfTenants = Field(default={})
+    """The same for single tenants, such as `acme=500,free=20`."""
+    tenant_weights: _OfTenants = Field(default={})
+    """How large a share of the workers a tenant gets when turns wait, such as `acme=3`; 1 for those not named."""
     calls_per_second: float = Field(default=20.0, gt=0)
     """Calls a second that one socket may make for long; bursts of `calls_burst` pass."""
     calls_burst: _Positive = 60
@@ -138,6 +152,8 @@ class Settings(BaseSettings):
     """The agent, as `module:attribute`."""
     slots: _Positive = 16
     """Turns that one worker runs at once."""
+    max_turns: int = Field(default=0, ge=0)
+    """A worker that has taken this many turns takes no more, ends them and stops; 0 for no limit."""
 
     # --- this machine ----------------------------------------------------------------------------------
     data_dir: Path = Path(".threadline")

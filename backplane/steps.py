@@ -22,7 +22,7 @@ class Steps:
         Raises:
             Unavailable: when Redis did not answer; the same call may be sent again.
         """
-        call = self._backplane.call("step_begin", claim.ref, claim.request_id, claim.fence, step)
+        call = self._backplane.call("step_begin", claim.ref, claim.request_id, claim.proof, step)
         verdict, first = await self._backplane.run(call)
         return verdict.decode(), 0 < first < claim.fence
 
@@ -33,7 +33,7 @@ class Steps:
             Unavailable: when Redis did not answer; the same call may be sent again.
         """
         most = self._backplane.settings.max_steps_bytes
-        call = self._backplane.call("step_end", claim.ref, claim.request_id, claim.fence, step, result, most)
+        call = self._backplane.call("step_end", claim.ref, claim.request_id, claim.proof, step, result, most)
         answer: bytes = await self._backplane.run(call)
         found: Verdict | Literal["too_large"] = answer.decode()  # type: ignore[assignment]
         return found

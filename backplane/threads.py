@@ -196,7 +196,7 @@ class Threads:
             await self._backplane.run(Call("unlist", [self._key(ref.tenant, subject)], [ref.thread_id, at - 1, 0]))
         await self._backplane.admission.forget(ref, subject)
         async with self._backplane.answering():
-            await self._backplane.doorbell.forget(ref)
+            await self._backplane.doorbell.forget(ref, subject)
         return bool(code == b"deleted")
 
 

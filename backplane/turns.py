@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 from redis.exceptions import RedisError
 
+from backplane.doorbell import Ring
 from backplane.errors import IdempotencyConflict, QueueFull, TurnRunning
 from backplane.events import body, dumps
 from backplane.ids import ThreadRef, new_id
@@ -83,6 +84,8 @@ class Started:
     """1 for the next in the lane; 0 when accepted."""
     lane: str
     """followup, steer, collect or parallel; empty for a turn that took its thread at once."""
+    place: int = field(default=0, compare=False)
+    """When accepted: its place now among all that wait for a worker, about; 1 is next, 0 when that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ class Claim:
     ref: ThreadRef
     request_id: str
     fence: int
+    """The attempt: it rises with each claim."""
     session_version: int
     epoch: str
     message: str
@@ -150,6 +154,8 @@ class Claim:
     """The JSON of the results of finished steps, by the name of the step."""
     kept_by: str = ""
     """Up to where `text` was said: `step NAME` or `asked ID`, whichever came last."""
+    proof: str = ""
+    """The attempt and the id of this claim, which every write carries: a failover may give an attempt out again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +212,26 @@ class Turns:
     def _keys(self, ref: ThreadRef) -> ThreadKeys:
         return self._backplane.keys.thread(ref)
 
-    async def ring(self, ref: ThreadRef, request_id: str) -> None:
-        """Ring the doorbell for a turn that became ready; if that fails, the recoverer rings."""
+    async def ring(self, ref: ThreadRef, request_id: str, subject: str, *, again: bool = False) -> int:
+        """Ring the doorbell for a turn that became ready; if that fails, the recoverer rings.
+
+        Returns its place in the line of those that wait for a worker, about (1 is next); 0 when that is not known.
+        """
         try:
-            await self._backplane.doorbell.ring(self._keys(ref).member(request_id))
+            return await self._backplane.doorbell.ring(Ring(self._keys(ref).member(request_id), subject, again))
         except (RedisError, OSError):
             _log.warning("the doorbell could not be rung; the recoverer will ring", request_id=request_id)
+            return 0
+
+    async def place(self, ref: ThreadRef, request_id: str, subject: str) -> int:
+        """Return where a ready turn stands in the line of those that wait for a worker, about: 1 is next.
+
+        0 when it does not stand there, or Redis did not say.
+        """
+        try:
+            return await self._backplane.doorbell.place(self._keys(ref).member(request_id), subject)
+        except (RedisError, OSError):
+            return 0
 
     # --- from gateways ---------------------------------------------------------------------------------
 
@@ -244,9 +264,15 @@ class Turns:
         if code == "queue_full":
             raise self._lane_full(answer[1].decode())
         state, request_id, epoch, offset, client_id, position, lane = (part.decode() for part in answer)
+        place = 0
         if state == "accepted":
-            await self.ring(ref, request_id)
-        return Started(state, request_id, epoch, int(offset), client_id, int(position), "" if lane == "-" else lane)
+            if request_id == start.request_id:
+                place = await self.ring(ref, request_id, start.subject)
+            else:  # an old answer again: its turn was rung for, and may have ended since
+                place = await self.place(ref, request_id, start.subject)
+        return Started(
+            state, request_id, epoch, int(offset), client_id, int(position), "" if lane == "-" else lane, place
+        )
 
     def _lane_full(self, lane: str) -> QueueFull:
         if lane == "parallel":
@@ -312,7 +338,7 @@ class Turns:
         if code == b"not_found":
             raise no_such_thread()
         if following:
-            await self.ring(ref, following.decode())
+            await self.ring(ref, following.decode(), subject)
         return Cancelled(
             code == b"cancelled",
             request.decode() or None,
@@ -367,17 +393,18 @@ class Turns:
             Unavailable: when Redis did not answer.
         """
         ref, request_id = split_member(member)
+        own = new_id()
         answer = await self._backplane.run(
-            self._call("claim", ref, request_id, worker, new_id(), math.ceil(self._settings.lease * 1000))
+            self._call("claim", ref, request_id, worker, own, math.ceil(self._settings.lease * 1000))
         )
         if answer[0] != b"claimed":
             return None
-        return _claim(ref, request_id, answer)
+        return _claim(ref, request_id, own, answer)
 
     def append_call(self, claim: Claim, batch: Batch) -> Call:
         """Return the call that appends a batch; `verdict` reads its answer."""
         keys, shared = self._slim(claim.ref)
-        own = (claim.request_id, claim.fence, batch.number, batch.text)
+        own = (claim.request_id, claim.proof, batch.number, batch.text)
         return Call("append", keys, [*shared, *own, *batch.pairs()])
 
     def _slim_slots(self, ref: ThreadRef) -> tuple[tuple[str, ...], tuple[str | int | bytes, ...]]:
@@ -400,7 +427,7 @@ class Turns:
             Unavailable: when Redis did not answer; the same call may be sent again.
         """
         answer, *items = await self._backplane.run(
-            self._call("steers", claim.ref, claim.request_id, claim.fence, taken)
+            self._call("steers", claim.ref, claim.request_id, claim.proof, taken)
         )
         found = [Steer(items[n].decode(), json.loads(items[n + 1])) for n in range(0, len(items), 2)]
         return answer.decode(), found
@@ -412,7 +439,7 @@ class Turns:
             Unavailable: when Redis did not answer.
         """
         lease, grace = math.ceil(self._settings.lease * 1000), math.ceil(self._settings.cancel_grace * 1000)
-        calls = [self._call("heartbeat", claim.ref, claim.request_id, claim.fence, lease, grace) for claim in claims]
+        calls = [self._call("heartbeat", claim.ref, claim.request_id, claim.proof, lease, grace) for claim in claims]
         answers = await self._backplane.run_many(calls)
         return [None if isinstance(answer, Exception) else answer.decode() for answer in answers]
 
@@ -428,7 +455,7 @@ class Turns:
                 "finish",
                 claim.ref,
                 claim.request_id,
-                claim.fence,
+                claim.proof,
                 batch.number,
                 batch.text,
                 ending.state,
@@ -440,7 +467,9 @@ class Turns:
             )
         )
         if following:
-            await self.ring(claim.ref, following.decode())
+            await self.ring(claim.ref, following.decode(), claim.subject)
+        if state != b"fenced":
+            await self._backplane.admission.leave(claim.ref, claim.subject, claim.request_id)
         return Finished(state.decode(), version, message_id, ended)
 
     async def release(self, claim: Claim) -> None:
@@ -449,9 +478,9 @@ class Turns:
         Raises:
             Unavailable: when Redis did not answer; the lease will lapse.
         """
-        _, following = await self._backplane.run(self._call("release", claim.ref, claim.request_id, claim.fence))
+        _, following = await self._backplane.run(self._call("release", claim.ref, claim.request_id, claim.proof))
         if following:
-            await self.ring(claim.ref, following.decode())
+            await self.ring(claim.ref, following.decode(), claim.subject, again=True)
 
     # --- from the recoverer ----------------------------------------------------------------------------
 
@@ -467,17 +496,20 @@ class Turns:
             self._call("recover", ref, request_id, *(math.ceil(seconds * 1000) for seconds in pauses))
         )
         if following:
-            await self.ring(ref, following.decode())
+            async with self._backplane.answering():
+                owner: Any = await self._backplane.redis.hget(self._keys(ref).thread, "owner")
+            await self.ring(ref, following.decode(), (owner or b"").decode(), again=following.decode() == request_id)
         return str(what.decode())
 
 
-def _claim(ref: ThreadRef, request_id: str, answer: Sequence[Any]) -> Claim:
+def _claim(ref: ThreadRef, request_id: str, own: str, answer: Sequence[Any]) -> Claim:
     _, fence, version, epoch, message, given, subject, deadline, message_id, began, *more = answer
     lane, policy, text, steps, kept_by = more
     return Claim(
         ref=ref,
         request_id=request_id,
         fence=int(fence),
+        proof=f"{fence}.{own}",
         session_version=int(version),
         epoch=epoch.decode(),
         message=json.loads(message),

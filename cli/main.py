@@ -123,9 +123,21 @@ def gateway(host: Host = None, port: Port = None, redis_url: RedisUrl = None) ->
 
 
 @app.command()
-def worker(agent: Agent = None, slots: Slots = None, redis_url: RedisUrl = None) -> None:
+def worker(
+    agent: Agent = None,
+    slots: Slots = None,
+    max_turns: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Take so many turns, end them, and stop with exit code 0: for agents that leak. [default: no limit]",
+            show_default=False,
+        ),
+    ] = None,
+    redis_url: RedisUrl = None,
+) -> None:
     """Run one worker: it answers with an agent. SIGTERM or Ctrl-C drains it."""
-    settings = _settings(agent=agent, slots=slots, redis_url=redis_url)
+    settings = _settings(agent=agent, slots=slots, max_turns=max_turns, redis_url=redis_url)
     from backplane import logs
     from worker.runtime import run
 

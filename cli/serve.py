@@ -191,9 +191,9 @@ class Fleet:
                     f"its lines above (`{member.name} |`) say why"
                 )
             dead = member.process.pid
-            if loop.time() - since > HEALTHY_AFTER:
+            if loop.time() - since > HEALTHY_AFTER or code == 0:
                 wait = BACKOFF_FIRST
-            wait = await self._again(f"{member.name} (pid {dead}) died ({_cause(code)})", member, wait)
+            wait = await self._again(f"{member.name} (pid {dead}) {_cause(code)}", member, wait)
 
     async def _again(self, death: str, member: Member | EmbeddedStore, wait: float) -> float:
         """Start it again after `wait` seconds, and again until that worked; return the next wait."""
@@ -220,7 +220,7 @@ class Fleet:
             code = await store.wait()
             if loop.time() - since > HEALTHY_AFTER:
                 wait = BACKOFF_FIRST
-            wait = await self._again(f"store (pid {store.pid}) died ({_cause(code)})", store, wait)
+            wait = await self._again(f"store (pid {store.pid}) {_cause(code)}", store, wait)
 
     async def _announce(self) -> None:
         async with httpx.AsyncClient(trust_env=False, timeout=2) as client, asyncio.TaskGroup() as group:
@@ -368,10 +368,15 @@ def _environment(settings: Settings, redis_url: str) -> dict[str, str]:
     for name in settings.model_fields_set - {"node_id"}:
         value = getattr(settings, name)
         if value is not None:
-            text = ",".join(value) if isinstance(value, tuple) else str(value)
-            given[ENV_PREFIX + name.upper()] = text
+            given[ENV_PREFIX + name.upper()] = _as_text(value)
     # A child writes to a pipe: unbuffered, so that its lines come when they are written.
     return os.environ | given | {f"{ENV_PREFIX}REDIS_URL": redis_url, "PYTHONUNBUFFERED": "1"}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={number}" for name, number in value.items())
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
@@ -418,7 +423,9 @@ def _second_signal(hurry: asyncio.Event) -> Iterator[None]:
 
 
 def _cause(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+    if code == 0:  # a worker that has taken its `max_turns`
+        return "ended in order"
+    return f"died (signal {-code})" if code < 0 else f"died (exit code {code})"
 
 
 def _print(line: str) -> None:

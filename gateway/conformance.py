@@ -20,7 +20,7 @@ from socketio import ASGIApp as SocketApp  # type: ignore[import-untyped] # like
 from backplane import logs
 from backplane.settings import Settings
 from gateway import strictjson
-from gateway.engine import AbortableWebSocketProtocol, GuardedEngine, server_limits
+from gateway.engine import GuardedEngine, server_options
 from gateway.origins import OriginGuard
 from gateway.packets import Allowance, GuardedServer
 
@@ -101,13 +101,12 @@ def configuration(app: OriginGuard, port: int) -> uvicorn.Config:
         app,
         host=SETTINGS.host,
         port=port,
-        ws=AbortableWebSocketProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=1,
-        **server_limits(SETTINGS),
+        **server_options(SETTINGS),
     )
 
 

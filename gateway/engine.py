@@ -1,76 +1,46 @@
 """The Engine.IO edge: which HTTP requests and WebSockets are let in, and what they are answered.
 
 It was written against python-engineio 4.15, which pyproject.toml bounds, and keeps of its server the sessions, the
-handlers and the way packets are sent. The one use of uvicorn's internals, 0.54, is here too.
+handlers and the way packets are sent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import engineio  # type: ignore[import-untyped] # the library has no types
 import structlog
 from engineio import packet as wire
-from engineio.async_drivers.asgi import translate_request  # type: ignore[import-untyped] # likewise
 from starlette.responses import PlainTextResponse
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from backplane.settings import Settings
 from gateway import frames
-from gateway.connections import ABORT, WRITER, Connection, OverlappingPolls, Receive, Scope, Send, WebSocket
+from gateway.connections import Connection, OverlappingPolls
 from gateway.frames import Breach
+from gateway.websocket import WEBSOCKET, AsgiWebSocket, HttpProtocol, Receive, Scope, Send, WebSocketProtocol
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _COMPRESSED_FROM = 1024
 """Bytes of a poll's answer from which it is compressed, as in python-engineio and the JavaScript server."""
 
+_STOPPING = 5.0
+"""Seconds that handlers of clients which have left may take when the node stops."""
+
 _log = structlog.get_logger(__name__)
 
 
-class AbortableWebSocketProtocol(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSocket, whose transport the application can drop: give it as `ws` to `uvicorn.Config`.
+def server_options(settings: Settings) -> dict[str, Any]:
+    """Return the options of `uvicorn.Config` for what reaches this file: its protocols, and their bounds.
 
-    ASGI has no word for that, and without it a client which stopped reading is kept until TCP gives it up.
+    No compression: a small compressed frame may hold gigabytes, and each socket would keep a window. No pings of
+    WebSocket's own: Engine.IO's heartbeat finds a lost client as soon.
     """
-
-    resumed: Callable[[], None] | None = None
-
-    async def run_asgi(self) -> None:
-        """Serve one connection."""
-        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required] # an extension of ours
-        self.scope[WRITER] = self  # type: ignore[literal-required] # likewise
-        await super().run_asgi()
-
-    # The way past ASGI, `gateway.connections.FrameWriter`: one task switch and two copies less for each frame.
-
-    @property
-    def keeps_up(self) -> bool:
-        """Whether the transport's buffer is below its high-water mark."""
-        return self.writable.is_set()
-
-    def write_frame(self, frame: bytes) -> None:
-        """Write one whole frame behind those that went through ASGI: uvicorn writes each of them at once."""
-        if not self.close_sent and not self.transport.is_closing():
-            self.transport.write(frame)
-
-    def resume_writing(self) -> None:
-        """Hear from the transport that the client has caught up."""
-        super().resume_writing()
-        if self.resumed is not None:
-            self.resumed()
-
-
-def server_limits(settings: Settings) -> dict[str, Any]:
-    """Return the options of `uvicorn.Config` that bound what reaches this file.
-
-    Compression stays off: a small compressed frame may hold gigabytes, and each socket would keep a window.
-    WebSocket's own pings stay off: Engine.IO's heartbeat finds a lost client as soon.
-    """
-    return {"ws_max_size": settings.max_frame_bytes, "ws_per_message_deflate": False, "ws_ping_interval": None}
+    return {"http": HttpProtocol, "ws": WebSocketProtocol, "ws_max_size": settings.max_frame_bytes}
 
 
 class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library has no types
@@ -85,13 +55,31 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
     def __init__(self, *, binary: bool = False, **options: Any) -> None:
         # Each session has a timer of its own; nobody needs to walk through all of them.
         super().__init__(async_mode="asgi", cors_allowed_origins=[], monitor_clients=False, **options)
+        self.reader: Callable[[Connection, str | bytes], Awaitable[object] | None] | None = None
+        """Takes messages in place of the handler `message`: returns what is to be awaited before the next, if any."""
         self._binary = binary
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def shutdown(self) -> None:
-        """Stop all heartbeats; call it before the web server stops."""
+        """Stop all heartbeats and wait for what is under way; call it before the web server stops."""
         for connection in self.sockets.values():
             connection.stop_heartbeat()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_STOPPING)
         await super().shutdown()
+
+    def take(self, connection: Connection, data: str | bytes) -> Awaitable[object] | None:
+        """Give a message to whoever reads them; return what is to be awaited before the next, if anything."""
+        if self.reader is not None:
+            return self.reader(connection, data)
+        work: Awaitable[object] = self._trigger_event("message", connection.sid, data, run_async=self.async_handlers)
+        return work
+
+    def spawn(self, work: Awaitable[object]) -> None:
+        """Do something in the background; a defect is one line in the log, without the client's own words."""
+        task = asyncio.ensure_future(_noting_defects(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def cut(self, session_id: str, breach: Breach) -> None:
         """End a connection for good: one line in the log, and the transport closed."""
@@ -102,10 +90,7 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
 
     async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request or one WebSocket connection."""
-        try:
-            await self._handle(scope, receive, send)
-        except Exception as error:  # a defect, or a client that left halfway; without the client's own words
-            _log.warning("request_failed", error=type(error).__name__, where=_where(error))
+        await _noting_defects(self._handle(scope, receive, send))
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         query = urllib.parse.parse_qs(scope.get("query_string", b"").decode("ascii", "replace"))
@@ -121,37 +106,37 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
             await self._open(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await connection.serve(WebSocket(scope, receive, send))
+            await _serve(connection, scope, receive, send)
         elif scope["method"] == "POST":
             await self._take(connection, scope, receive, send)
         else:
             await self._give(connection, scope, receive, send)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
-        environ = await translate_request(scope, receive, send)
-        if not environ:  # it left before it was let in
-            return
+        is_websocket = scope["type"] == "websocket"
+        if is_websocket:
+            await receive()
         connection = Connection(self, self.generate_id(), binary=self._binary)
         self.sockets[connection.sid] = connection
-        upgrades = [] if scope["type"] == "websocket" else ["websocket"]
-        connection.queue.put_nowait(wire.Packet(wire.OPEN, self._greeting(connection.sid, upgrades)))
-        accepted = await self._trigger_event("connect", connection.sid, environ, run_async=False)
+        connection.queue.put_nowait(wire.Packet(wire.OPEN, self._greeting(connection.sid, not is_websocket)))
+        # The library's environ is 5 KB that would live as long as the session. What a request says is judged before.
+        accepted = await self._trigger_event("connect", connection.sid, {}, run_async=False)
         if accepted is not None and accepted is not True:
             self.sockets.pop(connection.sid, None)
             await _refuse(scope, receive, send, 401)
             return
         connection.schedule_ping()
-        if scope["type"] == "websocket":
-            await connection.serve(WebSocket(scope, receive, send))
+        if is_websocket:
+            await _serve(connection, scope, receive, send)
         else:
             connection.connected = True
             await self._give(connection, scope, receive, send)
 
-    def _greeting(self, session_id: str, upgrades: list[str]) -> dict[str, Any]:
+    def _greeting(self, session_id: str, upgradable: bool) -> dict[str, Any]:
         # The library announces whole seconds: a client told 0 ms gives up as soon as the time-out has passed.
         return {
             "sid": session_id,
-            "upgrades": upgrades,
+            "upgrades": ["websocket"] if upgradable else [],
             "pingInterval": round((self.ping_interval + self.ping_interval_grace_period) * 1000),
             "pingTimeout": round(self.ping_timeout * 1000),
             "maxPayload": self.max_http_buffer_size,
@@ -177,8 +162,8 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
         try:
             body = await _read_body(receive, self.max_http_buffer_size)
             for kind, data in frames.read_payload(body, self.max_http_buffer_size, binary=self._binary):
-                if not connection.closing:
-                    await connection.receive(kind, data)
+                if not connection.closing and (work := connection.receive(kind, data)) is not None:
+                    await work
         finally:
             connection.posting = False
 
@@ -218,6 +203,23 @@ def _fault(scope: Scope, query: dict[str, list[str]], connection: Connection | N
     if connection.upgraded and not is_websocket:
         return "already_upgraded"
     return None
+
+
+async def _serve(connection: Connection, scope: Scope, receive: Receive, send: Send) -> None:
+    websocket = scope.get(WEBSOCKET)
+    if websocket is not None:
+        connection.serve(websocket)  # from here on without ASGI
+        return
+    over_asgi = AsgiWebSocket(receive, send)
+    connection.serve(over_asgi)
+    await over_asgi.run()
+
+
+async def _noting_defects(work: Awaitable[object]) -> None:
+    try:
+        await work
+    except Exception as error:  # a defect, or a client that left halfway
+        _log.warning("request_failed", error=type(error).__name__, where=_where(error))
 
 
 def _takes_gzip(scope: Scope) -> bool:

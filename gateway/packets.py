@@ -14,16 +14,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
 import socketio  # type: ignore[import-untyped] # the library has no types
 import structlog
+from engineio import packet as engine_wire  # type: ignore[import-untyped] # likewise
 from socketio import packet as wire
 
 from backplane.errors import Internal, InvalidPayload, ThreadlineError, UnknownEvent
 from backplane.settings import Settings
 from gateway import strictjson
+from gateway.connections import Connection
 from gateway.engine import GuardedEngine
 from gateway.frames import MESSAGE_TOO_BIG, POLICY_VIOLATION, UNSUPPORTED_DATA, Breach
 
@@ -232,7 +235,7 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
         self._connect_deadline = connect_deadline
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._refusals: dict[str, int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.eio.reader = self._read
 
     def _engineio_server_class(self) -> type[GuardedEngine]:
         return GuardedEngine
@@ -266,20 +269,20 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
         self._binary_packet.pop(eio_sid, None)
         await super()._handle_eio_disconnect(eio_sid, reason)
 
-    async def _handle_eio_message(self, eio_sid: str, data: object) -> None:
-        session = self.eio.sockets.get(eio_sid)
-        if session is None or session.closing or session.closed:
-            return  # what was on its way when the connection was cut
+    def _read(self, session: Connection, data: object) -> Awaitable[object] | None:
+        """Act on a message; return what is to be awaited before the next one is read, if anything."""
+        if session.closing or session.closed:
+            return None  # what was on its way when the connection was cut
         try:
             if session.queue.qsize() > MAX_UNREAD:
                 raise Breach("reads_too_slowly", POLICY_VIOLATION)
-            packet = self._read_packet(eio_sid, data)
+            packet = self._read_packet(session.sid, data)
             if packet.is_complete:
-                await self._handle_packet(eio_sid, packet)
-            else:
-                self._binary_packet[eio_sid] = packet
+                return self._act(session.sid, packet)
+            self._binary_packet[session.sid] = packet
         except Breach as breach:
-            await self.eio.cut(eio_sid, breach)
+            return self.eio.cut(session.sid, breach)  # type: ignore[no-any-return] # the library has no types
+        return None
 
     def _read_packet(self, eio_sid: str, data: object) -> GuardedPacket:
         packet: GuardedPacket | None = self._binary_packet.pop(eio_sid, None)
@@ -288,22 +291,28 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
         packet.add_attachment(data)
         return packet
 
-    async def _handle_packet(self, eio_sid: str, packet: GuardedPacket) -> None:
+    def _act(self, eio_sid: str, packet: GuardedPacket) -> Awaitable[object] | None:
         namespace = packet.namespace or "/"
         if packet.packet_type == wire.CONNECT:
-            await self._handle_connect(eio_sid, namespace, packet.data)
-        elif packet.packet_type == wire.DISCONNECT:
-            await self._handle_disconnect(eio_sid, namespace, self.reason.CLIENT_DISCONNECT)
-            self._watch(eio_sid)
-        elif packet.packet_type == wire.ACK:
+            return self._handle_connect(eio_sid, namespace, packet.data)
+        if packet.packet_type == wire.DISCONNECT:
+            return self._leave(eio_sid, namespace)
+        if packet.packet_type == wire.ACK:
             self._count_refusal(eio_sid)
-        elif not self.manager.is_connected(self.manager.sid_from_eio_sid(eio_sid, namespace), namespace):
+            return None
+        sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
+        if not self.manager.is_connected(sid, namespace):
             self._count_refusal(eio_sid)  # an event that crossed our disconnect, or never had a connect
         elif packet.refusal is not None:
-            await self._answer(eio_sid, namespace, packet.id, _failure(packet.refusal))
+            self._answer(eio_sid, namespace, packet.id, _failure(packet.refusal))
             self._count_refusal(eio_sid)
         else:
-            await self._handle_event(eio_sid, namespace, packet.id, packet.data)
+            self.eio.spawn(self._handle_event_internal(self, sid, eio_sid, packet.data, namespace, packet.id))
+        return None
+
+    async def _leave(self, eio_sid: str, namespace: str) -> None:
+        await self._handle_disconnect(eio_sid, namespace, self.reason.CLIENT_DISCONNECT)
+        self._watch(eio_sid)
 
     async def _handle_connect(self, eio_sid: str, namespace: str, data: object) -> None:
         if namespace not in self.namespaces and namespace not in self.handlers:
@@ -347,12 +356,22 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
         except Exception:
             _log.exception("handler_failed", session=sid)
             result = _failure(Internal("the gateway failed to handle this call; try again in a moment"))
-        await self._answer(eio_sid, namespace, id, result)
+        self._answer(eio_sid, namespace, id, result)
 
-    async def _answer(self, eio_sid: str, namespace: str, packet_id: int | None, result: object) -> None:
+    def _answer(self, eio_sid: str, namespace: str, packet_id: int | None, result: object) -> None:
         if packet_id is not None:
             answer = list(result) if isinstance(result, tuple) else [] if result is None else [result]
-            await self._send_packet(eio_sid, self.packet_class(wire.ACK, answer, namespace=namespace, id=packet_id))
+            self._put(eio_sid, self.packet_class(wire.ACK, answer, namespace=namespace, id=packet_id))
+
+    async def _send_packet(self, eio_sid: str, pkt: wire.Packet) -> None:
+        self._put(eio_sid, pkt)
+
+    def _put(self, eio_sid: str, packet: wire.Packet) -> None:
+        session = self.eio.sockets.get(eio_sid)
+        if session is not None:
+            encoded = packet.encode()
+            for frame in encoded if isinstance(encoded, list) else (encoded,):
+                session.queue.put_nowait(engine_wire.Packet(engine_wire.MESSAGE, frame))
 
     def _count_refusal(self, eio_sid: str) -> None:
         _log.info("packet_refused", session=eio_sid)
@@ -362,7 +381,11 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
 
     def _watch(self, eio_sid: str) -> None:
         # A session that is in no namespace costs memory and answers pings for ever; give it one deadline.
-        if eio_sid not in self.environ or eio_sid in self._deadlines or self._is_in_a_namespace(eio_sid):
+        if self._is_in_a_namespace(eio_sid):
+            if (deadline := self._deadlines.pop(eio_sid, None)) is not None:
+                deadline.cancel()
+            return
+        if eio_sid not in self.environ or eio_sid in self._deadlines:
             return
         loop = asyncio.get_running_loop()
         self._deadlines[eio_sid] = loop.call_later(self._connect_deadline, self._deadline_passed, eio_sid)
@@ -370,9 +393,7 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
     def _deadline_passed(self, eio_sid: str) -> None:
         del self._deadlines[eio_sid]
         if not self._is_in_a_namespace(eio_sid):
-            task = asyncio.ensure_future(self.cut(eio_sid, "never_connected"))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self.eio.spawn(self.cut(eio_sid, "never_connected"))
 
     def _is_in_a_namespace(self, eio_sid: str) -> bool:
         return any(self.manager.sid_from_eio_sid(eio_sid, namespace) for namespace in self.manager.get_namespaces())

@@ -20,7 +20,7 @@ from backplane.connection import Backplane
 from backplane.errors import NotFound, ThreadlineError
 from backplane.events import CHAT_ACCEPTED, INFERENCE_START, TERMINAL, Event, decode_live, merge
 from backplane.ids import ThreadRef
-from backplane.log import Page
+from backplane.log import Ancestry, Page
 from backplane.notices import THREAD_DELETED
 from backplane.sessions import Snapshot
 from gateway.metrics import Metrics
@@ -90,6 +90,7 @@ class Room:
         self._users = 0
         self._members: dict[Member, _Place] = {}
         self._epoch: str | None = None
+        self._ancestry: Ancestry = {}
         self._offset = 0
         self._heard_up_to = 0
         self._recent = Recent()
@@ -228,7 +229,7 @@ class Room:
 
     def take(self, page: Page) -> bool:
         """Send what a page adds. Returns whether there may be more to read."""
-        if not page.reached or page.epoch != self._epoch:
+        if not page.reached or not self._goes_on_in(page.epoch, page.ancestry):
             self.lose_all("the log no longer holds what follows")
             return False
         before = self._offset
@@ -242,6 +243,23 @@ class Room:
         known = max(page.top, self._heard_up_to) if self._offset > before else page.top
         return self._offset < known
 
+    def _goes_on_in(self, epoch: str, ancestry: Ancestry) -> bool:
+        """Take the epoch that the log is in now; False when what the room has sent is not in that log.
+
+        After a failover the log may lack what came last, and give its offsets to other events.
+        """
+        if epoch == self._epoch:
+            return True
+        shared = ancestry.get(self._epoch or "", -1)
+        if self._offset > shared:
+            return False
+        self._epoch, self._ancestry, self._heard_up_to = epoch, ancestry, self._offset
+        for member, place in list(self._members.items()):
+            if place.after > shared:  # it read ahead of the room, before the failover
+                self.remove(member)
+                member.lose("the log no longer holds what it was sent")
+        return True
+
     def lose_all(self, reason: str) -> None:
         """Tell every member to come back with its cursor, and stand nowhere."""
         self._stand_nowhere()
@@ -250,7 +268,7 @@ class Room:
             member.lose(reason)
 
     def _stand_nowhere(self) -> None:
-        self._epoch, self._offset, self._heard_up_to = None, 0, 0
+        self._epoch, self._offset, self._heard_up_to, self._ancestry = None, 0, 0, {}
         self._recent.clear()
         self.active.clear()
 
@@ -276,14 +294,14 @@ class Room:
             if cursor is not None:
                 offset = await self._replay(member, subject, cursor)
                 if offset is not None:
-                    return Joined(cursor[0], offset, True, None)
+                    return Joined(self._epoch or cursor[0], offset, True, None)
             snapshot = await self._backplane.sessions.snapshot(self.ref, subject=subject, most=messages)
         except ThreadlineError:
             if place is not None and not served:
                 self.remove(member)
                 member.lose("could not be brought up to the present")
             raise
-        self._meet(snapshot.epoch, snapshot.offset, [], snapshot.active)
+        self._meet(snapshot.epoch, snapshot.offset, [], snapshot)
         if served:  # it goes on as it was: nothing is sent twice, and nothing left out
             return Joined(snapshot.epoch, snapshot.offset, None, snapshot)
         self.hold()
@@ -302,10 +320,11 @@ class Room:
                 if not member.send(event) and not await member.drained():
                     return None
             self._metrics.replayed.inc(len(page.events))
+            epoch = page.epoch
             if at < page.top:
                 continue
             # from here on nothing is awaited: the room cannot move
-            self._meet(epoch, at, page.events, page.active)
+            self._meet(epoch, at, page.events, page)
             if self._admit(member, at):
                 return max(at, self._offset)
 
@@ -325,16 +344,18 @@ class Room:
         page = await self._backplane.log.read(self.ref, subject=subject, epoch=epoch, after=after)
         return page, list(merge(page.events))
 
-    def _meet(self, epoch: str, at: int, events: list[Event], active: frozenset[str]) -> None:
+    def _meet(self, epoch: str, at: int, events: list[Event], found: Page | Snapshot) -> None:
         """Take what a reader found: a place to stand for a new room, or news that came before the live message."""
-        if self._epoch is not None and self._epoch != epoch:
+        if self._epoch is not None and not self._goes_on_in(epoch, found.ancestry):
+            if at <= self._ancestry.get(epoch, -1):
+                return  # it read just before the failover that the room has heard of
             self.lose_all("the log was lost, and another begun")
         if self._epoch is None:
-            self._epoch, self._offset = epoch, at
+            self._epoch, self._offset, self._ancestry = epoch, at, found.ancestry
         elif events:
             self._advance(epoch, events)
         # whoever comes with a cursor may not be sent the event that began them, and the poll must know
-        self.active |= active
+        self.active |= found.active
 
     def _admit(self, member: Member, at: int) -> bool:
         """Add a member that has everything up to `at`; False when the room has moved on too far."""

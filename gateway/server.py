@@ -21,7 +21,7 @@ from backplane.recoverer import Recoverer
 from backplane.settings import Settings
 from gateway import auth
 from gateway.auth import Authenticator
-from gateway.engine import AbortableWebSocketProtocol, server_limits
+from gateway.engine import server_options
 from gateway.http import Http
 from gateway.manager import RoomChannelManager
 from gateway.metrics import Metrics
@@ -102,13 +102,12 @@ def configuration(settings: Settings, gateway: Gateway) -> uvicorn.Config:
         gateway.app,
         host=settings.host,
         port=settings.port,
-        ws=AbortableWebSocketProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_grace),
-        **server_limits(settings),
+        **server_options(settings),
     )
 
 

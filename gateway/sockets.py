@@ -23,6 +23,7 @@ from gateway.node import Node
 from gateway.packets import GuardedServer
 from gateway.room import Room
 from gateway.verbs import Ack, Verbs
+from gateway.websocket import text_frame
 
 _log = structlog.get_logger("gateway.sockets")
 _PATIENCE = 20.0
@@ -54,16 +55,6 @@ class Encoded:
         if self._packets is None:
             self._packets = [engine_packet.Packet(engine_packet.MESSAGE, text.decode()) for text in self._texts]
         return self._packets
-
-
-def text_frame(payload: bytes) -> bytes:
-    """Return a whole, unmasked WebSocket text frame (RFC 6455, section 5.2)."""
-    size = len(payload)
-    if size < 126:
-        return b"\x81" + bytes((size,)) + payload
-    if size < 1 << 16:
-        return b"\x81\x7e" + size.to_bytes(2) + payload
-    return b"\x81\x7f" + size.to_bytes(8) + payload
 
 
 class Socket:

@@ -89,8 +89,8 @@ class Stream:
                     event="snapshot", id=f"{epoch}:{joined['offset']}", data=dumps(joined["snapshot"]), sep="\n"
                 )
             while (event := await self._waiting.get()) is not None:
-                # a notice has no place in the log: the reader's cursor stays as it is
-                place = f"{epoch}:{event.offset}" if event.offset else None
+                # a notice has no place in the log: the reader's cursor stays as it is. A failover begins another epoch.
+                place = f"{event.fields['epoch']}:{event.offset}" if event.offset else None
                 yield ServerSentEvent(event=event.name, id=place, data=event.text, sep="\n")
                 self._waiting.task_done()
                 if event.name == THREAD_DELETED:

@@ -86,6 +86,8 @@ class Verbs:
             ack["lane"] = started.lane
         if started.state == "queued":
             ack["position"] = started.position
+        elif started.place > 1:
+            ack["position"] = started.place
         if joined is not None and joined.snapshot is not None:
             # an old key came again, and the log no longer reaches back to its turn
             ack |= {"offset": joined.offset, "recovered": False, "snapshot": joined.snapshot.as_dict()}
@@ -209,6 +211,9 @@ class Verbs:
         """Return what runs, and what waits in which lane."""
         ref = self._ref(identity, asked)
         running, state, waiting = await self._backplane.turns.lanes(ref, identity.subject)
+        position = 0
+        if running is not None and state == "ready":
+            position = await self._backplane.turns.place(ref, running, identity.subject)
         lanes: dict[str, list[dict[str, Any]]] = {lane: [] for lane in _LANES}
         for item in waiting:
             shown = {"item_id": item.item_id, "preview": item.preview, "created": item.created}
@@ -217,13 +222,16 @@ class Verbs:
             else:
                 shown["position"] = len(lanes[item.lane]) + 1
             lanes[item.lane].append(shown)
-        return {
+        ack: Ack = {
             "ok": True,
             "thread_id": ref.thread_id,
             "running": running,
             "state": state,
             "lanes": lanes,
         }
+        if position:
+            ack["position"] = position
+        return ack
 
     async def queue_clear(self, identity: Identity, asked: QueueClear) -> Ack:
         """Take everything that waits out of the lanes."""

@@ -18,7 +18,7 @@ _PAUSE = 0.2
 
 
 class Claimer:
-    """Claims turns until it is cancelled.
+    """Claims turns until it is cancelled, or has taken as many as it may.
 
     Args:
         free: one permit for each free slot; taken here, given back by whoever runs the turn.
@@ -29,16 +29,22 @@ class Claimer:
         self._backplane = backplane
         self._free = free
         self._begin = begin
+        self.tried = 0
+        """Claims that were sent: one for each time that this worker was woken."""
+        self.won = 0
+        """Turns that they got. Where this is far less, workers are woken for nothing."""
 
     async def run(self) -> None:
-        """Claim; an error of Redis costs a pause, not the claimer."""
-        while True:
+        """Claim; an error of Redis costs a pause, not the claimer. Returns when `max_turns` were taken."""
+        most = self._backplane.settings.max_turns
+        while not most or self.won < most:
             await self._free.acquire()
             try:
                 claim = await self._next()
             except BaseException:
                 self._free.release()
                 raise
+            self.won += 1
             self._begin(claim)
 
     async def _next(self) -> Claim:
@@ -47,6 +53,7 @@ class Claimer:
                 member = await self._backplane.doorbell.wait()
                 if member is None:
                     continue
+                self.tried += 1
                 claim = await self._backplane.turns.claim(member, self._backplane.settings.node_id)
                 if claim is not None:
                     return claim

@@ -1,12 +1,14 @@
 """A worker process: claims turns, runs agents, renews leases, and stops in order.
 
 The order of stopping: claiming first (no new turn), then the turns (they finish within the grace, or are handed
-back), then heartbeat and appender (turns need them until their end), the connections last.
+back), then heartbeat and appender (turns need them until their end), the connections last. A worker that has taken
+`max_turns` turns stops by itself, and lets them end however long they take.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import structlog
 
@@ -40,6 +42,7 @@ class Worker:
         self._appender = Appender(backplane)
         self._heartbeat = Heartbeat(backplane, self._slots)
         self._canceller = Canceller(backplane, self._slots, self._heartbeat, self._cache)
+        self.claimer = Claimer(backplane, self._free, self._begin)
 
     @property
     def turns(self) -> int:
@@ -47,13 +50,13 @@ class Worker:
         return len(self._running)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, then drain.
+        """Work until `stop` is set, then drain; or until `max_turns` turns were taken and have ended.
 
         Raises:
             Unavailable: when Redis does not confirm the control channels at the start.
         """
         await self._canceller.listen()
-        claimer = asyncio.create_task(Claimer(self._backplane, self._free, self._begin).run(), name="claimer")
+        claimer = asyncio.create_task(self.claimer.run(), name="claimer")
         roles = [
             asyncio.create_task(self._appender.run(), name="appender"),
             asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
@@ -63,6 +66,8 @@ class Worker:
         try:
             # a role that ends is a defect, and a worker that lacks one must not go on
             await asyncio.wait([stopping, claimer, *roles], return_when=asyncio.FIRST_COMPLETED)
+            if claimer.done() and not claimer.cancelled() and claimer.exception() is None:
+                await self._last_turns([stopping, *roles])
             claimer.cancel()
             await self._drain()
         finally:
@@ -92,6 +97,12 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a slot failed; its lease will lapse", request_id=slot.claim.request_id, exc_info=error)
 
+    async def _last_turns(self, others: list[asyncio.Task[Any]]) -> None:
+        """Wait until the last turns have ended: nobody waits for this worker, so there is no grace to keep to."""
+        _log.info("taking no more turns", max_turns=self._settings.max_turns, turns=len(self._running))
+        while self._running and not any(task.done() for task in others):
+            await asyncio.wait([*self._running, *others], return_when=asyncio.FIRST_COMPLETED)
+
     async def _drain(self) -> None:
         if not self._running:
             return
@@ -114,5 +125,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         if backplane is None:
             return
         _log.info("worker ready", node_id=settings.node_id, agent=settings.agent, slots=settings.slots)
-        await Worker(backplane, agent).run(stop)
-        _log.info("worker stopped", node_id=settings.node_id)
+        worker = Worker(backplane, agent)
+        await worker.run(stop)
+        tried, won = worker.claimer.tried, worker.claimer.won
+        _log.info("worker stopped", node_id=settings.node_id, claims_tried=tried, claims_won=won)

@@ -18,7 +18,7 @@ local function cut_text(of, bytes)
   return select(2, string.gsub(text, '[^\128-\191]', ''))
 end
 
-if turn and turn.state == 'running' and redis.call('HGET', TURNS .. request, 'claim') == arg(3) then
+if turn and turn.state == 'running' and turn.claim == turn.attempt .. '.' .. arg(3) then
   turn.state = 'claimed'
 elseif not turn or turn.state ~= 'ready' then
   redis.call('ZREM', READY, member(request))
@@ -30,7 +30,7 @@ else
   local key = TURNS .. request
   turn.attempt = turn.attempt + 1
   local lease_until = NOW + tonumber(arg(4))
-  redis.call('HSET', key, 'state', 'running', 'attempt', turn.attempt, 'worker', arg(2), 'claim', arg(3),
+  redis.call('HSET', key, 'state', 'running', 'attempt', turn.attempt, 'worker', arg(2), 'claim', turn.attempt .. '.' .. arg(3),
     'lease_until', lease_until, 'batch', 0)
   redis.call('ZREM', READY, member(request))
   look_at_running(turn, lease_until, 0)

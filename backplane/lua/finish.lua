@@ -9,10 +9,14 @@
 local request = arg(1)
 local turn = read_turn(request)
 local before = redis.call('HGET', TURNS .. request, 'finished')
-if before and turn.attempt == tonumber(arg(2)) then
+if before and turn.claim == arg(2) then
   return cjson.decode(before)  -- the reply was lost, and the call sent again
 end
 if not owned(turn, arg(2)) then
+  return {'fenced', '', 0, 0, 0}
+end
+-- as in append.lua: what it said before is lost
+if tonumber(arg(3)) > turn.batch + 1 then
   return {'fenced', '', 0, 0, 0}
 end
 local events = {}

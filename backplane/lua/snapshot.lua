@@ -1,11 +1,11 @@
 --! include thread emit session approval
 -- Everything a client needs that comes without a usable cursor, as of one offset.
 -- ARGV 1 subject  2 most messages
--- Returns {code, epoch, top, messages (newest first), turns, entries}; each turn is {request, lane, state, attempt,
+-- Returns {code, epoch, top, messages (newest first), turns, entries, ancestry}; each turn is {request, lane, state, attempt,
 --          text,
 --          approvals (JSON)}, the primary one first; entries are theirs and between them, but for the text deltas.
 if not may_see(arg(1)) then
-  return {'not_found', '', 0, {}, {}, {}}
+  return {'not_found', '', 0, {}, {}, {}, ''}
 end
 
 local function approvals(request)
@@ -19,7 +19,7 @@ local function approvals(request)
   return '[' .. table.concat(found, ',') .. ']'
 end
 
-local head = redis.call('HMGET', THREAD, 'epoch', 'top', 'running')
+local head = redis.call('HMGET', THREAD, 'epoch', 'top', 'running', 'ancestry')
 local messages = recall('0', arg(2))
 local active = redis.call('LRANGE', LANES .. 'parallel', 0, -1)
 if head[3] then
@@ -42,4 +42,4 @@ if #turns > 0 then
     end
   end
 end
-return {'ok', head[1], tonumber(head[2]), messages, turns, entries}
+return {'ok', head[1], tonumber(head[2]), messages, turns, entries, head[4] or ''}

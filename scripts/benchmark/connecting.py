@@ -15,6 +15,7 @@ from scripts.benchmark.threadline import Threadline
 from scripts.benchmark.watcher import Target
 
 _SOCKETS_OF_A_THREAD = 10
+_IN_FLIGHT = 64
 _SETTLE = 1.0
 """Seconds in which a node frees what a handshake needed."""
 
@@ -31,14 +32,25 @@ async def storm(bench: Bench, name: str) -> Values:
 
 
 async def joins(bench: Bench, name: str) -> Values:
-    """Measure how many new connections a second one node takes in, each joining a thread."""
+    """Measure how many new connections a second one node takes in, each joining a thread, and what each costs it."""
     sockets = bench.count(2000, 10)
     talking = names(max(1, sockets // _SOCKETS_OF_A_THREAD))
     async with bench.system(name) as (system, clients):
         await system.prepare(talking)
-        await clients.open(system.targets(talking, bench.count(100)), in_flight=64)
-        took, _ = await clients.open(system.targets(talking, sockets), in_flight=64)
-        return {"joins": sockets / took}
+        node = system.gateways[0]
+        await clients.open(system.targets(talking, bench.count(100)), in_flight=_IN_FLIGHT)
+        before = node.cpu
+        took, _ = await clients.open(system.targets(talking, sockets), in_flight=_IN_FLIGHT)
+        joined = node.cpu
+        await clients.close()
+        await asyncio.sleep(_SETTLE)
+        closed = node.cpu
+        await clients.open([Target(HOST, system.ports[0], "")] * sockets, in_flight=_IN_FLIGHT)
+        return {
+            "joins": sockets / took,
+            "join_cpu": (joined - before) / sockets * 1000,
+            "connect_cpu": (node.cpu - closed) / sockets * 1000,
+        }
 
 
 async def memory(bench: Bench, name: str) -> Values:

@@ -127,7 +127,11 @@ ROWS: tuple[Row, ...] = (
     Row(
         "joins",
         connecting.joins,
-        (Measure("joins", "new connections joined per second", "/s", Goal("ratio", 1.5), True),),
+        (
+            Measure("joins", "new connections joined per second", "/s", Goal("ratio", 1.5), True),
+            _ms("join_cpu", "CPU of the node for each of them"),
+            _ms("connect_cpu", "the same, connecting alone"),
+        ),
     ),
     Row(
         "memory",

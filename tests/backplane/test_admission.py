@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from backplane import admission
 from backplane.admission import Admission
 from backplane.connection import Backplane
 from backplane.errors import RateLimited
 from backplane.ids import ThreadRef, new_id, thread_ref
-from backplane.turns import Start
+from backplane.turns import Batch, Ending, Start
 
 
 @pytest.fixture
@@ -81,3 +82,67 @@ async def test_many_at_once_are_never_more_than_the_budget(backplane: Backplane)
     outcomes = await asyncio.gather(*(start(backplane, f"t{n}") for n in range(12)), return_exceptions=True)
     assert 1 <= sum(outcome is None for outcome in outcomes) <= 3
     assert all(outcome is None or isinstance(outcome, RateLimited) for outcome in outcomes)
+
+
+# --- tenants -------------------------------------------------------------------------------------------
+
+
+async def test_the_users_of_a_tenant_share_its_budget(open_backplane: Any) -> None:
+    async with open_backplane(max_turns_per_tenant=3) as backplane:
+        for number, subject in enumerate(("ann", "bob", "cid")):
+            await start(backplane, f"t{number}", subject)
+        with pytest.raises(RateLimited) as caught:
+            await start(backplane, "t3", "dan")
+        assert "of your tenant" in caught.value.message
+        assert caught.value.details["retry_after_ms"] > 0
+        await start(backplane, "t0", "dan", tenant="other")
+        await backplane.turns.cancel(thread_ref("t1"), "bob")
+        await start(backplane, "t3", "dan")
+
+
+async def test_a_tenant_may_have_a_budget_of_its_own(open_backplane: Any) -> None:
+    async with open_backplane(max_turns_per_tenant=1, tenant_max_turns={"acme": 2}) as backplane:
+        for number in range(2):
+            await start(backplane, f"t{number}", tenant="acme")
+        await start(backplane, "t0", tenant="free")
+        for tenant in ("acme", "free"):
+            with pytest.raises(RateLimited):
+                await start(backplane, "more", tenant=tenant)
+
+
+async def test_whoever_is_refused_for_the_tenant_is_not_counted_for_the_user(open_backplane: Any) -> None:
+    async with open_backplane(max_turns_per_tenant=1, max_turns_per_user=1) as backplane:
+        await start(backplane, "t0", "ann")
+        with pytest.raises(RateLimited):
+            await start(backplane, "t1", "bob")
+        assert not await backplane.redis.exists(backplane.keys.user("default", "bob"))
+
+
+async def test_a_turn_that_its_worker_ended_leaves_the_count_of_its_tenant(open_backplane: Any) -> None:
+    async with open_backplane(max_turns_per_tenant=3) as backplane:
+        await start(backplane, "t0")
+        member = await backplane.doorbell.wait()
+        assert member is not None
+        claim = await backplane.turns.claim(member, "worker")
+        assert claim is not None
+        await backplane.turns.finish(claim, Batch(1, []), Ending("done", "chat_done", '"full_response":""', ""))
+        assert await backplane.redis.zcard(backplane.keys.tenant("default")) == 0
+
+
+async def test_a_large_budget_is_asked_for_in_parts_until_all_is_true_again(
+    open_backplane: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One refused start costs a bounded number of looks, however many turns a tenant may have."""
+    monkeypatch.setattr(admission, "_LOOK_AT", 4)
+    async with open_backplane(max_turns_per_tenant=12) as backplane:
+        for number in range(12):
+            await start(backplane, f"t{number}")
+        await backplane.turns.cancel(thread_ref("t11"), "ann")
+        refused = 0
+        for _ in range(4):
+            try:
+                await start(backplane, "more")
+                break
+            except RateLimited:
+                refused += 1
+        assert 1 <= refused <= 3

@@ -16,16 +16,31 @@ REF = thread_ref("recover")
 async def test_only_one_of_two_processes_works(open_backplane: Any) -> None:
     async with open_backplane(node_id="one") as one, open_backplane(node_id="two") as two:
         first, second = Recoverer(one), Recoverer(two)
-        assert await first._elected()
-        assert not await second._elected()
-        assert await first._elected()
+        assert await first._elect() is None
+        left = await second._elect()
+        assert left is not None
+        assert 0 < left <= 1.0  # four passes
+        assert await first._elect() is None
 
 
 async def test_another_takes_over_when_the_one_is_gone(open_backplane: Any) -> None:
     async with open_backplane(recover_interval=0.01) as backplane:
         await backplane.redis.set(backplane.keys.recoverer, "a dead process", px=30)
         recoverer = Recoverer(backplane)
-        await wait_until(recoverer._elected, "the lease lapses, and this one takes it")
+
+        async def elected() -> bool:
+            return await recoverer._elect() is None
+
+        await wait_until(elected, "the lease lapses, and this one takes it")
+
+
+async def test_one_that_was_stopped_and_goes_on_does_not_take_the_lease_back(open_backplane: Any) -> None:
+    async with open_backplane(node_id="one") as one:
+        recoverer = Recoverer(one)
+        assert await recoverer._elect() is None
+        await one.redis.set(one.keys.recoverer, "another process", px=60_000)
+        assert await recoverer._elect() is not None
+        assert await one.redis.get(one.keys.recoverer) == b"another process"
 
 
 async def test_a_lapsed_lease_is_found_and_the_turn_claimed_elsewhere(open_backplane: Any) -> None:

@@ -29,7 +29,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shown(value: object) -> str:
     """Return a default as the document writes it."""
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
@@ -89,6 +89,24 @@ def test_a_list_is_written_with_commas(monkeypatch: pytest.MonkeyPatch, text: st
     monkeypatch.setenv("THREADLINE_CORS_ORIGINS", text)
     assert load().cors_origins == expected
     assert load(url=["http://a", "http://b"]).url == ("http://a", "http://b")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("acme=3", {"acme": 3}), (" acme=3 , free=1,", {"acme": 3, "free": 1}), ("", {})],
+)
+def test_numbers_of_tenants_are_written_with_commas(
+    monkeypatch: pytest.MonkeyPatch, text: str, expected: dict[str, int]
+) -> None:
+    monkeypatch.setenv("THREADLINE_TENANT_WEIGHTS", text)
+    assert load().tenant_weights == expected
+
+
+@pytest.mark.parametrize("text", ["acme", "acme=", "acme=0", "acme=x", "acme=-1"])
+def test_a_tenant_without_a_whole_number_stops_the_start(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("THREADLINE_TENANT_WEIGHTS", text)
+    with pytest.raises(Misconfigured, match=r"THREADLINE_TENANT_WEIGHTS\.ACME"):
+        load()
 
 
 @pytest.mark.parametrize(

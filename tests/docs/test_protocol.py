@@ -229,6 +229,8 @@ async def conversation(product: Any) -> AsyncIterator[Conversation]:
         last = first.events[-1]["request_id"]
         await first.seen("tool_call", last)
         await stop()
+        for verb in ("queue:status", "thread:subscribe"):
+            await second.call(verb, {"thread_id": "talk"})  # while it waits for a worker
         await running.worker()
         await first.seen("turn_restarted", last)
         await wait_until(lambda: [e["event"] for e in first.events].count("tool_call") >= 4, "the tool runs again")

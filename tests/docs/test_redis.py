@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from backplane.approvals import Question
 from backplane.connection import Backplane
+from backplane.doorbell import Ring
 from backplane.ids import DEFAULT_TENANT, ThreadRef
 from backplane.keys import Keys, PartitionKeys, ThreadKeys
 from backplane.scripts import Call
@@ -28,6 +29,8 @@ PARTS = {
     "REQUEST": "[A-Za-z0-9_-]+",
     "LANE": "(?:followup|steer|collect|parallel)",
     "TENANT/DIGEST": "[A-Za-z0-9._:-]+/[0-9a-f]{64}",
+    "{TENANT}": r"\{[A-Za-z0-9._:-]+\}",
+    "TENANT": "[A-Za-z0-9._:-]+",
     "DIGEST": "[0-9a-f]{64}",
     "CALL": "[A-Za-z0-9_-]+",
     "NODE": "[^:]+",
@@ -35,11 +38,16 @@ PARTS = {
 SHORT = {"lease": 0.2, "recover_interval": 0.05, "cancel_grace": 0.1, "turn_timeout": 600.0}
 WRITERS = {
     "meta": ("connection.py", "hsetnx(self.keys.meta"),
-    "doorbell": ("doorbell.py", "rpush(self._key"),
+    "doorbell": ("doorbell.py", "keys.doorbell"),
+    "line": ("doorbell.py", "keys.line"),
+    "line_tenants": ("doorbell.py", "keys.line_tenants"),
+    "line_users": ("doorbell.py", "keys.line_users"),
+    "line_turns": ("doorbell.py", "keys.line_turns"),
     "recoverer": ("recoverer.py", "keys.recoverer"),
-    "user": ("admission.py", "zadd(key"),
+    "tenant": ("admission.py", "keys.tenant("),
+    "user": ("admission.py", "keys.user("),
 }
-"""Keys that no script changes: the one file that does, and where one sees it."""
+"""Keys that no script of a thread changes: the one file that does, and where one sees it."""
 
 
 def code(cell: str) -> list[str]:
@@ -150,6 +158,8 @@ class Story:
         await self.say(await self.claim(first), "Once ")
         waiting = [await self.start(text, queue_mode="followup") for text in ("two", "three", "four")]
         await look()
+        # as if a failover had come in between
+        await self.backplane.redis.hset(self.backplane.keys.thread(self.ref).thread, "lineage", "0" * 40)
         await turns.unqueue(self.ref, "ada", waiting[2])
         again = await self._taken_over(first)
         await turns.heartbeat([again])
@@ -245,12 +255,15 @@ class Story:
 async def test_every_key_is_documented_as_it_is_found_in_redis(open_backplane: Any, table: Any) -> None:
     """Kinds, fields and lifetimes: what is there is on the page, and what is on the page was there."""
     documented, seen = Documented(table), Seen()
-    async with open_backplane(**SHORT) as backplane:
+    async with open_backplane(**SHORT, max_turns_per_tenant=9) as backplane:
 
         async def look() -> None:
             await seen.look(backplane.redis, backplane.keys.prefix, documented)
 
         await backplane.admission.admit(ThreadRef(DEFAULT_TENANT, "admitted"), "ann", "request")
+        for number in range(3):
+            await backplane.doorbell.ring(Ring(f"{DEFAULT_TENANT}/line/{number}", "ann"))
+        assert [await backplane.doorbell.wait() for _ in range(2)] == [f"{DEFAULT_TENANT}/line/{n}" for n in range(2)]
         await Story(backplane).tell(look)
         settings = backplane.settings
     without_roles = set(documented.keys) - {"recoverer"}
@@ -260,6 +273,7 @@ async def test_every_key_is_documented_as_it_is_found_in_redis(open_backplane: A
     assert {name.partition(":")[2] for name in seen.fields.pop("approvals") - {"order"}} == {
         "state", "fields", "options", "expires", "decision", "by", "at", "call",
     }  # fmt: skip
+    seen.fields["line"] = {name.replace(f":{DEFAULT_TENANT}", ":TENANT") for name in seen.fields["line"]}
     assert seen.fields == documented.fields
     for name, lifetimes in seen.lifetimes.items():
         told = documented.keys[name]["lifetime"]
@@ -371,11 +385,14 @@ def test_every_name_of_keys_is_documented(table: Any) -> None:
         "approvals": "request",
         "idempotency": "0" * 64,
         "calls": "call",
+        "line_users": DEFAULT_TENANT,
+        "line_turns": f"{DEFAULT_TENANT}/{'0' * 64}",
     }
     names = {field.name: getattr(thread, field.name) for field in dataclasses.fields(ThreadKeys)}
     names |= {field.name: getattr(thread.partition, field.name) for field in dataclasses.fields(PartitionKeys)}
     names |= {name: value for name, value in vars(keys).items() if isinstance(value, str) and name != "prefix"}
     names["canary"] = keys.canary("node")
+    names["tenant"] = keys.tenant(DEFAULT_TENANT)
     names["user"] = keys.user(DEFAULT_TENANT, "ann")
     names["threads"] = keys.threads(DEFAULT_TENANT, "ann")
     rows = documented.patterns | documented.channels

@@ -1,6 +1,6 @@
 """What must hold of a thread, whatever broke meanwhile. No I/O: a log, and what clients saw of it.
 
-the log        one epoch; offsets 1, 2, 3, …; of each request, seq 0, 1, 2, …
+the log        offsets 1, 2, 3, …; no epoch again behind another one; of each request, seq 0, 1, 2, …
 a request      accepted once; then exactly one terminal event, and nothing of it behind that
 an attempt     its number rises with each claim, told by `turn_restarted`; the text of the last one, and of
                no other, is the answer
@@ -51,6 +51,11 @@ class Segment:
     def last(self) -> int:
         """The offset behind which the client resumes."""
         return int(self.frames[-1]["offset"]) if self.frames else self.after
+
+    @property
+    def epoch_now(self) -> str:
+        """The epoch of that offset."""
+        return str(self.frames[-1]["epoch"]) if self.frames else self.epoch
 
 
 @dataclass(slots=True)
@@ -129,18 +134,28 @@ def requests(log: Iterable[Entry]) -> dict[str, list[Entry]]:
     return found
 
 
+def epochs(log: Iterable[Entry]) -> list[str]:
+    """Return the epochs of a log, in their order."""
+    return list(dict.fromkeys(str(entry.fields["epoch"]) for entry in log))
+
+
 def _of_log(log: Sequence[Entry]) -> Iterator[str]:
     if not log:
         yield "the log is empty"
         return
-    epoch = log[0].fields["epoch"]
+    epoch, left = log[0].fields["epoch"], set()
     for place, entry in enumerate(log, start=1):
         fields = entry.fields
+        if fields["epoch"] != epoch:
+            left.add(epoch)
+            epoch = fields["epoch"]
+        if epoch in left:
+            yield f"entry {entry.offset} ({entry.name}) is of epoch {epoch}, which had ended"
         if entry.offset != place:
             yield f"offset {place} is missing in the log: {entry.offset} stands in its place"
             return
-        if (fields["offset"], fields["epoch"], fields["event"]) != (entry.offset, epoch, entry.name):
-            yield f"entry {entry.offset} ({entry.name}) carries another place, epoch or name: {fields}"
+        if (fields["offset"], fields["event"]) != (entry.offset, entry.name):
+            yield f"entry {entry.offset} ({entry.name}) carries another place or name: {fields}"
     for request_id, entries in requests(log).items():
         numbers = [entry.fields["seq"] for entry in entries]
         if numbers != list(range(len(entries))):
@@ -222,8 +237,8 @@ def _of_messages(log: Sequence[Entry], acknowledged: Iterable[Acknowledged]) -> 
             yield f"the message under client_message_id {key} was accepted {times} times"
     by_request = requests(log)
     for ack in acknowledged:
-        if log and ack.epoch != log[0].fields["epoch"]:
-            yield f"{ack.request_id}: acknowledged in epoch {ack.epoch}, and the log is of {log[0].fields['epoch']}"
+        if log and ack.epoch not in epochs(log):
+            yield f"{ack.request_id}: acknowledged in epoch {ack.epoch}, and the log is of {epochs(log)}"
             continue
         wanted = ACCEPTED if ack.state == "accepted" else "queue_item_queued"
         entry = log[ack.offset - 1] if 0 < ack.offset <= len(log) else None
@@ -245,7 +260,7 @@ def _of_transcript(log: Sequence[Entry], transcript: Transcript, losses_told: bo
         starts = [(segment.epoch, segment.after) for segment in transcript.segments]
         yield f"was told of a loss: its parts begin behind {starts}"
     for segment in transcript.segments:
-        if not log or segment.epoch != log[0].fields["epoch"]:
+        if not log or segment.epoch not in epochs(log):
             if not losses_told:
                 yield f"holds epoch {segment.epoch}, which is not that of the log"
             continue

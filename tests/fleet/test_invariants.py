@@ -105,7 +105,7 @@ def test_a_log_with_a_hole_or_a_foreign_entry_is_found() -> None:
     log = log_of(STORY)
     assert "offset 3 is missing" in "\n".join(violations([*log[:2], *log[3:]], [], []))
     foreign = Entry(3, "text_delta", {**log[2].fields, "epoch": "other"})
-    assert "carries another place" in "\n".join(violations([*log[:2], foreign, *log[3:]], [], []))
+    assert "which had ended" in "\n".join(violations([*log[:2], foreign, *log[3:]], [], []))
     doubled = Entry(3, "text_delta", {**log[2].fields, "seq": 1})
     assert "expected seq 0, 1, 2" in "\n".join(violations([*log[:2], doubled, *log[3:]], [], []))
 

@@ -210,7 +210,7 @@ class Watcher:
         payload: dict[str, Any] = {"thread_id": self.thread_id}
         if self.transcript.segments:
             last = self.transcript.segments[-1]
-            payload |= {"epoch": last.epoch, "after": last.last}
+            payload |= {"epoch": last.epoch_now, "after": last.last}
         return payload
 
     def _answered(self, ack: Ack) -> None:

@@ -18,9 +18,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from backplane.settings import Settings
-from gateway import connections, frames, strictjson
+from gateway import connections, frames, strictjson, websocket
 from gateway.connections import Connection
-from gateway.engine import AbortableWebSocketProtocol, GuardedEngine, server_limits
+from gateway.engine import GuardedEngine, server_options
 from tests.support.serving import served
 from tests.support.waiting import wait_until
 
@@ -45,14 +45,13 @@ class Echo:
 
     def configuration(self, port: int) -> uvicorn.Config:
         app = ASGIApp(self.engine)
-        limits = server_limits(Settings(max_frame_bytes=LIMIT))
+        options = server_options(Settings(max_frame_bytes=LIMIT))
         return uvicorn.Config(
             app,
-            ws=AbortableWebSocketProtocol,
             lifespan="off",
             log_config=None,
             timeout_graceful_shutdown=1,
-            **limits,
+            **options,
         )
 
     @property
@@ -181,7 +180,7 @@ async def test_waiting_for_the_queue_ends_when_all_is_written(echo: Echo) -> Non
 
 
 async def test_waiting_for_the_queue_ends_with_the_session(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "CLOSE_GRACE", 0.1)
+    monkeypatch.setattr(websocket, "CLOSE_GRACE", 0.1)
     async with connect(upgraded(echo.url), proxy=None, max_queue=1) as client:
         sid = json.loads(str(await client.recv())[1:])["sid"]
         connection = echo.engine.sockets[sid]
@@ -204,15 +203,13 @@ async def test_a_connect_handler_may_refuse(echo: Echo) -> None:
     assert not echo.engine.sockets
 
 
-async def test_a_defect_in_a_request_is_one_line_without_its_words(
-    echo: Echo, caplog: pytest.LogCaptureFixture
-) -> None:
-    connection, url = await echo.opened()
+async def test_a_defect_in_a_request_is_one_line_without_its_words(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, url = await echo.opened()
 
-    async def fail(receive: object) -> list[object]:
+    async def fail(connection: Connection, receive: object) -> list[object]:
         raise ValueError("secret-word")
 
-    connection.handle_poll = fail  # type: ignore[method-assign] # a defect, put in on purpose
+    monkeypatch.setattr(Connection, "handle_poll", fail)
     with capture_logs() as logs:
         assert (await echo.http.get(url)).status_code == 500
     assert [line["event"] for line in logs] == ["request_failed"]

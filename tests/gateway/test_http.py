@@ -258,3 +258,30 @@ def test_a_cursor_of_another_form_is_refused(text: str) -> None:
 
 def test_a_cursor_is_epoch_and_offset() -> None:
     assert cursor("a:b:17") == ("a:b", 17)
+
+
+async def test_a_turn_that_waits_for_a_worker_shows_its_place(gateway_settings: Make) -> None:
+    """In the answer to its start, in the state of the queue and in the snapshot; it moves up."""
+    given = gateway_settings()
+    async with serving(given) as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
+        threads = [f"/v1/threads/line-{number}" for number in range(3)]
+        starts = [(await http.post(f"{thread}/turns", json={"message": "1"})).json() for thread in threads]
+        assert [start.get("position") for start in starts] == [None, 2, 3]
+        assert [(await http.get(f"{thread}/queue")).json().get("position") for thread in threads] == [1, 2, 3]
+        assert (await http.get(threads[2])).json()["turn"]["position"] == 3
+        assert await gateway.backplane.doorbell.wait() is not None
+        assert (await http.get(threads[2])).json()["turn"]["position"] == 2
+        async with working(given, count):
+            await ended(http, threads[2])
+        assert "position" not in (await http.get(f"{threads[2]}/queue")).json()
+
+
+async def test_a_message_that_is_sent_again_is_told_its_place_of_now(gateway_settings: Make) -> None:
+    given = gateway_settings()
+    async with serving(given) as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
+        for number in range(2):
+            await http.post(f"/v1/threads/line-{number}/turns", json={"message": "1"})
+        asked = {"message": "1", "client_message_id": "once"}
+        first, again = [(await http.post("/v1/threads/mine/turns", json=asked)).json() for _ in range(2)]
+        assert first == again
+        assert first["position"] == 3

@@ -21,8 +21,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from backplane.errors import NotFound
 from backplane.settings import Settings
-from gateway import connections, frames, packets
-from gateway.engine import AbortableWebSocketProtocol, server_limits
+from gateway import frames, packets, websocket
+from gateway.engine import server_options
 from gateway.frames import Breach
 from gateway.packets import GuardedPacket, GuardedServer
 
@@ -101,9 +101,8 @@ async def running(**options: Any) -> AsyncIterator[Node]:
         socketio.ASGIApp(node.sio),
         log_config=None,
         lifespan="off",
-        ws=AbortableWebSocketProtocol,
         timeout_graceful_shutdown=1,
-        **server_limits(node.settings),
+        **server_options(node.settings),
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -400,7 +399,7 @@ async def test_answers_to_questions_that_nobody_asked_are_counted_as_malformed(n
 
 async def test_a_client_that_calls_and_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packets, "MAX_UNREAD", 20)
-    monkeypatch.setattr(connections, "CLOSE_GRACE", 0.1)
+    monkeypatch.setattr(websocket, "CLOSE_GRACE", 0.1)
     async with running() as node:
         call = '421["call","' + "x" * (LIMIT - 100) + '"]'
         async with node.joined(max_queue=1) as client:

@@ -56,10 +56,10 @@ def buffered(node: RunningGateway) -> int:
     """Return the bytes that the node holds for its sockets: transports and queues."""
     total = 0
     for socket in node.gateway.sockets._sockets.values():
-        session = socket._session
-        if session._writer is not None:
-            total += session._writer.transport.get_write_buffer_size()
-        total += sum(len(packet.data or "") for packet in session.queue._queue if packet is not None)
+        queue = socket._session.queue
+        if queue.websocket is not None:
+            total += queue.websocket._transport.get_write_buffer_size()
+        total += sum(len(packet.data or "") for packet in queue._packets or ())
     return total
 
 

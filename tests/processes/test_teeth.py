@@ -32,7 +32,11 @@ def broken(folder: Path, script: str, defence: str, gone: str) -> Path:
     ("row", "script", "defence", "gone"),
     [
         pytest.param(
-            stopped_worker, "append.lua", "if not owned(turn, arg(2)) then", "if not turn then", id="no-fence"
+            stopped_worker,
+            "append.lua",
+            "if turn[1] ~= 'running' or turn[2] ~= arg(2) or tonumber(batch) > turn[3] + 1 then",
+            "if not turn[1] then",
+            id="no-fence",
         ),
         pytest.param(duplicate_starts, "start.lua", "if seen then", "if false then", id="no-idempotency"),
     ],

@@ -14,6 +14,7 @@ from backplane.ids import thread_ref
 from backplane.turns import Start, Started
 from tests.support.waiting import wait_until
 from tests.support.working import working
+from worker.runtime import Worker
 from worker.slot import cut, storable
 from worker.turn import (
     Agent,
@@ -435,6 +436,55 @@ async def test_a_worker_takes_no_more_turns_than_it_has_slots(open_backplane: An
             return await backplane.redis.llen(backplane.keys.doorbell) == 0 and worker.turns == 0
 
         await wait_until(all_rung, "the others follow")
+
+
+async def test_a_worker_that_has_taken_its_turns_lets_them_end_and_stops(open_backplane: Any) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        await go_on.wait()
+
+    go_on, never = asyncio.Event(), asyncio.Event()
+    async with open_backplane(slots=4, max_turns=2, drain_grace=0.05) as backplane:
+        worker = Worker(backplane, agent)
+        running = asyncio.create_task(worker.run(never))
+        for number in range(3):
+            await backplane.turns.start(thread_ref(f"most-{number}"), Start("go", "ann", "sid"))
+        await wait_until(lambda: worker.turns == 2, "two run")
+        assert not running.done()
+        go_on.set()
+        await running
+        states = [(await backplane.turns.lanes(thread_ref(f"most-{number}"), "ann"))[1] for number in range(3)]
+        assert sorted(states) == ["idle", "idle", "ready"]
+        assert (worker.claimer.tried, worker.claimer.won) == (2, 2)
+
+
+async def test_a_worker_that_is_told_to_stop_during_its_last_turns_keeps_to_the_grace(open_backplane: Any) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.Event().wait()
+
+    stop = asyncio.Event()
+    async with open_backplane(max_turns=1, drain_grace=0.05) as backplane:
+        worker = Worker(backplane, agent)
+        running = asyncio.create_task(worker.run(stop))
+        started = await backplane.turns.start(REF, Start("go", "ann", "sid"))
+        await wait_until(lambda: worker.turns == 1, "it runs")
+        stop.set()
+        await running
+        assert await backplane.turns.lanes(REF, "ann") == (started.request_id, "ready", [])
+
+
+async def test_waiting_turns_are_claimed_without_one_claim_in_vain(open_backplane: Any) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+
+    async with open_backplane(slots=2) as backplane, open_backplane(slots=2) as another:
+        for number in range(30):
+            await backplane.turns.start(thread_ref(f"claim-{number}"), Start("go", "ann", "sid"))
+        async with working(backplane, agent) as one, working(another, agent) as two:
+            claimers = one.claimer, two.claimer
+            await wait_until(lambda: sum(claimer.won for claimer in claimers) == 30, "all are claimed")
+        assert sum(claimer.tried for claimer in claimers) == 30
 
 
 async def test_a_long_silent_turn_shows_that_its_worker_lives(open_backplane: Any) -> None:

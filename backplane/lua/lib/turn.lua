@@ -28,7 +28,7 @@ local WORKER_LOST = '"message":"The workers that ran this turn were lost.","erro
 local function read_turn(request)
   local v = redis.call('HMGET', TURNS .. request, 'state', 'attempt', 'lost', 'lease_until', 'deadline',
     'cancel', 'batch', 'seq', 'envelope', 'max_attempts', 'ready_at', 'worker', 'lane',
-    'policy', 'paused_at', 'decide_by', 'cancel_seen')
+    'policy', 'paused_at', 'decide_by', 'cancel_seen', 'claim')
   if not v[1] then
     return nil
   end
@@ -39,12 +39,14 @@ local function read_turn(request)
     lease_until = tonumber(v[4]), deadline = v[5] + paused, cancel = v[6] and tonumber(v[6]),
     batch = tonumber(v[7]), seq = tonumber(v[8]), envelope = v[9], max_attempts = tonumber(v[10]),
     ready_at = tonumber(v[11]), worker = v[12], lane = v[13], policy = v[14], decide_by = tonumber(v[16] or math.huge),
-    cancel_seen = v[17],
+    cancel_seen = v[17], claim = v[18],
   }
 end
 
+-- The fence is the attempt and the id of its claim: after a failover that lost a claim, another one may have the
+-- same number.
 local function owned(turn, fence)
-  return turn and turn.state == 'running' and turn.attempt == tonumber(fence)
+  return turn and turn.state == 'running' and turn.claim == fence
 end
 
 -- What the owner is told. The first time that it is told of a cancel is kept.

@@ -2,7 +2,7 @@
 
     ABSENT  ── first event, or a start of ours ──> STALE or LIVE
     STALE   ── subscribe sent ──> ASKED ── answer ──> LIVE, STALE (a hole), or ABSENT (not found)
-    LIVE    ── a hole, another epoch, a lost connection ──> STALE
+    LIVE    ── a hole, another epoch that does not follow on, a lost connection ──> STALE
 
 While an answer is awaited, missed events come in order and are taken. An event further on (the socket may
 be in the thread's room already) is left alone: if it is not in the answer, the log is asked again. So each
@@ -46,6 +46,8 @@ class Tracker:
         self._asked_from: Cursor | None = None
         self._beyond: Cursor | None = None
         """The furthest event that was left alone since the log was last asked."""
+        self._unsure = False
+        """True when another epoch was entered before the answer that confirms it."""
 
     def ask(self) -> dict[str, Any]:
         """Return the payload of `thread:subscribe`, and wait for its answer from now on."""
@@ -58,8 +60,23 @@ class Tracker:
             payload["history"] = self._history
         return payload
 
+    def _may_follow(self, event: Event, cursor: Cursor) -> bool:
+        """Whether an event is of the log that we know, be it in the epoch which follows ours.
+
+        A failover that has lost nothing of what we have begins another epoch in mid-stream. While we stand in the
+        log a node has made sure of that; while an answer is awaited, it has if the answer says `recovered`.
+        """
+        if event.epoch == cursor.epoch:
+            return True
+        if self.standing is Standing.STALE or event.first_offset != cursor.offset + 1:
+            return False
+        self._unsure = self._unsure or self.standing is Standing.ASKED
+        return True
+
     def lost(self) -> None:
         """Note that the connection is gone."""
+        if self._unsure:
+            self.cursor, self._unsure = None, False
         self.standing = Standing.STALE
 
     def exists_now(self, epoch: str) -> None:
@@ -74,7 +91,7 @@ class Tracker:
             self.cursor, self._told_absent = Cursor(event.epoch, 0), False
             self.standing = Standing.LIVE
         cursor = self.cursor
-        if cursor is None or event.epoch != cursor.epoch:
+        if cursor is None or not self._may_follow(event, cursor):
             return self._leave(event)
         if event.offset <= cursor.offset:
             return []
@@ -90,7 +107,10 @@ class Tracker:
             Refused: when the gateway refused for another reason than that the thread does not exist.
         """
         if not answer.get("ok"):
+            self.cursor = None if self._unsure else self.cursor
+            self._unsure = False
             return self._refused(refusal(answer.get("error")))
+        self._unsure = False
         self._told_absent = False
         told = parse_snapshot(self.thread_id, answer)
         self.standing = Standing.LIVE

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from threadline_client import Cursor, Event, Snapshot
+from threadline_client.errors import Refused
 from threadline_client.events import parse_event
 from threadline_client.tracker import Item, Standing, Tracker
 
@@ -87,6 +89,48 @@ def test_another_epoch_with_a_lower_offset_is_no_log_that_went_back() -> None:
     tracker.ask()
     tracker.answer(answer(3, False, epoch="f"))
     assert (tracker.standing, tracker.cursor) == (Standing.LIVE, Cursor("f", 3))
+
+
+def test_an_epoch_that_follows_on_is_gone_along_with() -> None:
+    """A failover that lost nothing of what the client has: no snapshot is needed."""
+    tracker = Tracker("t", Cursor("e", 4))
+    tracker.ask()
+    tracker.answer(answer(4, True))
+    assert tracker.event(event(5, epoch="f"))
+    assert tracker.event(event(6, epoch="g")) == [event(6, epoch="g")]
+    assert (tracker.standing, tracker.cursor) == (Standing.LIVE, Cursor("g", 6))
+    assert tracker.event(event(4, epoch="h")) == []
+    assert tracker.standing is Standing.STALE
+
+
+def test_missed_events_may_lead_into_another_epoch() -> None:
+    tracker = Tracker("t", Cursor("e", 4))
+    tracker.ask()
+    assert len(tracker.event(event(5)) + tracker.event(event(6, epoch="f"))) == 2
+    assert tracker.answer(answer(6, True, epoch="f")) == []
+    assert (tracker.standing, tracker.cursor) == (Standing.LIVE, Cursor("f", 6))
+
+
+@pytest.mark.parametrize("ending", ["lost", "refused", "not recovered"])
+def test_another_epoch_counts_only_when_the_answer_confirms_it(ending: str) -> None:
+    """What was sent may be of a log that lacks what the client has."""
+    tracker = Tracker("t", Cursor("e", 4))
+    tracker.ask()
+    tracker.event(event(5, epoch="f"))
+    if ending == "lost":
+        tracker.lost()
+    elif ending == "refused":
+        with pytest.raises(Refused):
+            tracker.answer({"ok": False, "error": {"code": "unavailable"}})
+    else:
+        tracker.answer(answer(9, False, epoch="f"))
+    assert tracker.cursor == (Cursor("f", 9) if ending == "not recovered" else None)
+
+
+def test_before_the_log_was_asked_no_other_epoch_is_entered() -> None:
+    tracker = Tracker("t", Cursor("e", 4))
+    assert tracker.event(event(5, epoch="f")) == []
+    assert tracker.ask()["after"] == 4
 
 
 def test_live_events_that_overtake_the_answer_are_no_log_that_went_back() -> None:

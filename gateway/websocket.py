@@ -1,0 +1,454 @@
+"""WebSockets as this gateway serves them: a handshake that passes ASGI, and frames that do not.
+
+ASGI keeps a coroutine, two queues and the whole request alive for each connection, and a task switch stands between
+a frame and whoever takes it. So the application decides by ASGI whether a connection is let in, and then takes it out
+of the scope: its frames are handed to its session in the step in which they were read, and an idle connection has no
+task. Another web server leaves no such thing in the scope; there, `AsgiWebSocket` does the same over ASGI's messages.
+
+RFC 6455 is read and written by the `websockets` library, from the first frame on. This is the one file on uvicorn's
+internals, 0.54, which pyproject.toml bounds: its HTTP protocol, and what it expects of a WebSocket's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import http
+import logging
+import urllib.parse
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+import httptools
+import structlog
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Protocol as Frames
+from websockets.protocol import Side, State
+
+from gateway.frames import NORMAL_CLOSURE
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+WEBSOCKET = "threadline.websocket"
+"""The key of an ASGI scope under which the web server leaves its `WebSocketProtocol`."""
+CLOSE_GRACE = 2.0
+"""Seconds that a client has to read the close frame; then its transport is dropped."""
+
+_RESTARTS = 1012
+"""Close code "service restart" (IANA registry): clients come back by themselves."""
+_INVALID_DATA = 1007
+_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+_KEY_BYTES = 16
+_VERSION = b"13"
+_DATA = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
+
+_log = structlog.get_logger(__name__)
+_library_log = logging.getLogger("gateway.websocket.library")
+_library_log.setLevel(logging.WARNING)  # it tells of each connection that ends
+
+
+class Session(Protocol):
+    """Who takes the frames of a WebSocket. Nothing of it may block or raise."""
+
+    def frame_received(self, websocket: WebSocket, frame: str | bytes) -> None:
+        """Take one message, unjudged."""
+
+    def caught_up(self) -> None:
+        """The client has read enough: `keeps_up` is true again."""
+
+    def websocket_lost(self, websocket: WebSocket) -> None:
+        """Neither side says anything any more; told once, whoever closed it."""
+
+
+class WebSocket(Protocol):
+    """One WebSocket, from the moment that it may be accepted."""
+
+    takes_frames: bool
+    """Whether `write_frame` may be called: frames that are the same for many clients are made once."""
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the client reads what is sent: what waits for it is below the transport's high-water mark."""
+
+    def accept(self, session: Session) -> None:
+        """Complete the handshake; from here on the session is told of all that comes."""
+
+    def send(self, payload: str | bytes) -> None:
+        """Send one message. On a connection that is closing it goes nowhere."""
+
+    def write_frame(self, frame: bytes) -> None:
+        """Send whole frames as they are, behind what was sent before."""
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the client for a while; what was read already still comes."""
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+
+    def close(self, code: int = NORMAL_CLOSURE) -> None:
+        """Say goodbye with a code that tells the client's author why, and drop a client that does not answer."""
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return a whole, unmasked WebSocket text frame (RFC 6455, section 5.2)."""
+    return _framed(b"\x81", payload)
+
+
+def _framed(head: bytes, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return head + bytes((size,)) + payload
+    if size < 1 << 16:
+        return head + b"\x7e" + size.to_bytes(2) + payload
+    return head + b"\x7f" + size.to_bytes(8) + payload
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Uvicorn's HTTP, which hands an upgrade over as it was read: uvicorn writes it out again and reads it twice.
+
+    Give it as `http` to `uvicorn.Config`, with `WebSocketProtocol` as `ws`.
+    """
+
+    def handle_websocket_upgrade(self) -> None:
+        """Leave the connection to a `WebSocketProtocol`."""
+        try:
+            url = httptools.parse_url(self.url)
+            path = url.path.decode("ascii")
+        except (httptools.HttpParserError, UnicodeDecodeError):
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        self.connections.discard(self)
+        del self.parser  # it knows this object, which knew it
+        scope: Scope = {
+            **self.scope,
+            "type": "websocket",
+            "scheme": "wss" if self.scheme == "https" else "ws",
+            "path": self.root_path + urllib.parse.unquote(path),
+            "raw_path": self.root_path.encode("ascii") + url.path,
+            "query_string": url.query or b"",
+            "subprotocols": [],
+            "extensions": {},
+        }
+        websocket = WebSocketProtocol(self.config, self.server_state, self.app_state)
+        self.transport.set_protocol(websocket)
+        websocket.begin(self.transport, scope)
+
+
+class WebSocketProtocol(asyncio.Protocol):
+    """One WebSocket of uvicorn's, for applications that take it out of the scope.
+
+    Args:
+        config: `loaded_app` and `ws_max_size` are read.
+        server_state: uvicorn's lists of what it waits for when it stops.
+        app_state: of no use here; uvicorn passes it.
+    """
+
+    __slots__ = (
+        "_answered", "_asked", "_closing", "_config", "_ended", "_frames", "_key", "_loop", "_message", "_opcode",
+        "_server", "_session", "_transport", "keeps_up",
+    )  # fmt: skip
+    takes_frames = True
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        self.keeps_up = True
+        self._config = config
+        self._server = server_state
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._session: Session | None = None
+        self._frames: Frames | None = None
+        self._key = b""
+        self._message: bytearray | None = None
+        """What has come of a message in several frames."""
+        self._opcode = Opcode.TEXT
+        self._asked = self._answered = self._closing = self._ended = False
+
+    # --- the handshake ---------------------------------------------------------------------------------
+
+    def begin(self, transport: asyncio.Transport, scope: Scope) -> None:
+        """Ask the application about a request that wants to be a WebSocket."""
+        self._transport = transport
+        self._server.connections.add(self)  # type: ignore[arg-type] # uvicorn lists its own classes
+        status, self._key = _read_handshake(scope)
+        if status is not http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self._refuse(status)
+            return
+        scope[WEBSOCKET] = self
+        asking = self._loop.create_task(self._ask(scope), name="handshake")
+        self._server.tasks.add(asking)
+        asking.add_done_callback(self._server.tasks.discard)
+
+    async def _ask(self, scope: Scope) -> None:
+        try:
+            await self._config.loaded_app(scope, self._receive, self._send)
+        except Exception:
+            _log.exception("handshake_failed")
+        finally:
+            if not self._answered:
+                self._refuse(http.HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    async def _receive(self) -> Message:
+        if self._asked:
+            return {"type": "websocket.disconnect", "code": NORMAL_CLOSURE}
+        self._asked = True
+        return {"type": "websocket.connect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] != "websocket.close":
+            raise RuntimeError(f"expected an application that takes {WEBSOCKET} from its scope, got {message['type']}")
+        if not self._answered:
+            self._refuse(http.HTTPStatus.FORBIDDEN)
+
+    def _refuse(self, status: http.HTTPStatus) -> None:
+        self._answered = self._closing = True
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ncontent-length: 0\r\n"
+        if status is http.HTTPStatus.UPGRADE_REQUIRED:
+            head += f"upgrade: websocket\r\nsec-websocket-version: {_VERSION.decode()}\r\n"
+        self._transport.write(head.encode() + b"\r\n")
+        self._transport.close()
+
+    def accept(self, session: Session) -> None:
+        """Complete the handshake."""
+        self._answered = True
+        self._session = session
+        self._frames = Frames(Side.SERVER, state=State.OPEN, max_size=self._config.ws_max_size, logger=_library_log)
+        digest = base64.b64encode(hashlib.sha1(self._key + _MAGIC, usedforsecurity=False).digest())
+        self._transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+            b"sec-websocket-accept: " + digest + b"\r\n\r\n"
+        )
+        if self._ended:  # it was lost while the application made up its mind
+            self._loop.call_soon(session.websocket_lost, self)
+
+    # --- frames ----------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Read frames, and hand over each message that is whole."""
+        frames = self._frames
+        if frames is None:
+            if not self._answered:  # RFC 6455, section 4.1: a client waits for the answer to its handshake
+                self._transport.abort()
+            return
+        frames.receive_data(data)
+        for frame in frames.events_received():
+            if isinstance(frame, Frame) and frame.opcode in _DATA:
+                self._take(frame)
+        self._answer(frames)
+
+    def _take(self, frame: Frame) -> None:
+        if frame.opcode is not Opcode.CONT:
+            self._opcode = frame.opcode
+        if not frame.fin or self._message is not None:
+            self._message = bytearray() if self._message is None else self._message
+            self._message += frame.data
+            if not frame.fin:
+                return
+        content = bytes(frame.data if self._message is None else self._message)
+        self._message = None
+        if self._session is None or self._closing or self._frames is None:
+            return
+        if self._opcode is Opcode.BINARY:
+            self._session.frame_received(self, content)
+            return
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            self._closing = True
+            self._frames.fail(_INVALID_DATA)
+            return
+        self._session.frame_received(self, text)
+
+    def _answer(self, frames: Frames) -> None:
+        """Write what the protocol itself says: pongs, and the close frame."""
+        written = b"".join(frames.data_to_send())
+        # a client that sends pings and reads no pong must not fill the transport's buffer
+        if written and (self.keeps_up or frames.state is not State.OPEN):
+            self._transport.write(written)
+        if frames.eof_sent:
+            self._end()
+
+    def send(self, payload: str | bytes) -> None:
+        """Send one message."""
+        if isinstance(payload, str):
+            self.write_frame(_framed(b"\x81", payload.encode()))
+        else:
+            self.write_frame(_framed(b"\x82", payload))
+
+    def write_frame(self, frame: bytes) -> None:
+        """Send whole frames as they are."""
+        if not self._closing and not self._transport.is_closing():
+            self._transport.write(frame)
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the client."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """Hear from the transport that the client does not keep up."""
+        self.keeps_up = False
+
+    def resume_writing(self) -> None:
+        """Hear from the transport that it does again."""
+        self.keeps_up = True
+        if self._session is not None:
+            self._session.caught_up()
+
+    # --- the end ---------------------------------------------------------------------------------------
+
+    def close(self, code: int = NORMAL_CLOSURE) -> None:
+        """Say goodbye, and drop a client that does not answer."""
+        if self._closing or self._frames is None:
+            return
+        self._closing = True
+        self.resume_reading()  # for the answer
+        self._frames.send_close(code)
+        self._answer(self._frames)
+        self._loop.call_later(CLOSE_GRACE, self._transport.abort)
+
+    def shutdown(self) -> None:
+        """Hear from uvicorn that the server stops."""
+        if self._answered:
+            self.close(_RESTARTS)
+            self._end()
+        else:
+            self._refuse(http.HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hear from the transport that it is gone."""
+        self._server.connections.discard(self)
+        self._end()
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = self._closing = self.keeps_up = True
+        if not self._transport.is_closing():
+            self._transport.close()  # when what was written is read, or after the grace
+            self._loop.call_later(CLOSE_GRACE, self._transport.abort)
+        session, self._session = self._session, None
+        if session is not None:
+            session.websocket_lost(self)
+
+
+def _read_handshake(scope: Scope) -> tuple[http.HTTPStatus, bytes]:
+    """Return what a request for a WebSocket is answered with, and its key (RFC 6455, section 4.2.1).
+
+    Uvicorn has looked at `Upgrade` and `Connection`.
+    """
+    keys, versions, has_body = [], [], False
+    for name, value in scope["headers"]:
+        if name == b"sec-websocket-key":
+            keys.append(value.strip())
+        elif name == b"sec-websocket-version":
+            versions.append(value.strip())
+        elif name in {b"content-length", b"transfer-encoding"}:
+            has_body = value.strip() != b"0"
+    if scope["method"] != "GET" or scope["http_version"] != "1.1" or has_body or len(keys) != 1:
+        return http.HTTPStatus.BAD_REQUEST, b""
+    if versions != [_VERSION]:
+        return http.HTTPStatus.UPGRADE_REQUIRED, b""
+    try:
+        whole = len(base64.b64decode(keys[0], validate=True)) == _KEY_BYTES
+    except binascii.Error:
+        whole = False
+    return (http.HTTPStatus.SWITCHING_PROTOCOLS if whole else http.HTTPStatus.BAD_REQUEST), keys[0]
+
+
+class AsgiWebSocket:
+    """A WebSocket of any ASGI server, whose coroutine is `run` until it ends."""
+
+    takes_frames = False
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._session: Session | None = None
+        self._outgoing: deque[Message] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._reading = asyncio.Event()
+        self._closing = False
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether nothing waits for the client."""
+        return self._writing is None
+
+    def accept(self, session: Session) -> None:
+        """Complete the handshake, once it runs."""
+        self._session = session
+        self._reading.set()
+        self._say({"type": "websocket.accept"})
+
+    def send(self, payload: str | bytes) -> None:
+        """Send one message."""
+        if not self._closing:
+            self._say({"type": "websocket.send", "text" if isinstance(payload, str) else "bytes": payload})
+
+    def write_frame(self, frame: bytes) -> None:
+        """Refuse: ASGI knows no frames."""
+        raise RuntimeError("expected a WebSocket that takes frames; ask takes_frames before")
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the client."""
+        self._reading.clear()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        self._reading.set()
+
+    def close(self, code: int = NORMAL_CLOSURE) -> None:
+        """Say goodbye, behind what was sent; ASGI has no word for dropping a client that does not answer."""
+        if not self._closing:
+            self._closing = True
+            self._reading.set()
+            self._say({"type": "websocket.close", "code": code})
+
+    def _say(self, message: Message) -> None:
+        self._outgoing.append(message)
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write(), name="asgi-websocket")
+
+    async def _write(self) -> None:
+        try:
+            while self._outgoing:
+                await self._send(self._outgoing.popleft())
+        except (OSError, RuntimeError):  # it has ended; whoever reads is told
+            self._closing = True
+            self._outgoing.clear()
+        self._writing = None
+        if self._session is not None:
+            self._session.caught_up()
+
+    async def run(self) -> None:
+        """Hand over what comes, until the connection ends."""
+        try:
+            while True:
+                await self._reading.wait()
+                message = await self._receive()
+                if message["type"] != "websocket.receive":
+                    break
+                text = message.get("text")
+                if self._session is not None and not self._closing:
+                    self._session.frame_received(self, message.get("bytes") or b"" if text is None else text)
+        finally:
+            self._closing = True
+            session, self._session = self._session, None
+            if session is not None:
+                session.websocket_lost(self)
+            if self._writing is not None:
+                await asyncio.wait({self._writing})

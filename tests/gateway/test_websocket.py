@@ -1,0 +1,266 @@
+"""Handshakes and frames, byte by byte, against an engine that echoes; and the same engine over plain ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from engineio import ASGIApp  # type: ignore[import-untyped] # the library has no types
+from structlog.testing import capture_logs
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from backplane.settings import Settings
+from gateway import frames, strictjson, websocket
+from gateway.connections import Connection
+from gateway.engine import GuardedEngine, server_options
+from gateway.frames import Breach
+from gateway.outbox import Outbox
+from gateway.websocket import WebSocketProtocol
+from tests.support.serving import served
+from tests.support.waiting import wait_until
+
+LIMIT = 20_000
+KEY = base64.b64encode(b"0123456789abcdef").decode()
+ANSWER = b"HTTP/1.1 101 "
+
+
+class Echo:
+    """An engine that sends back what it is sent."""
+
+    def __init__(self) -> None:
+        self.engine = GuardedEngine(binary=True, max_http_buffer_size=LIMIT, json=strictjson, async_handlers=False)
+        self.engine.on("message", self.engine.send)
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/engine.io/?EIO=4&transport=websocket"
+
+    async def say(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        return reader, writer
+
+
+@asynccontextmanager
+async def echoing(**options: object) -> AsyncIterator[Echo]:
+    echo = Echo()
+
+    def configuration(port: int) -> uvicorn.Config:
+        return uvicorn.Config(
+            ASGIApp(echo.engine),
+            lifespan="off",
+            log_config=None,
+            timeout_graceful_shutdown=1,
+            **({**server_options(Settings(max_frame_bytes=LIMIT)), **options}),
+        )
+
+    async with served(configuration) as echo.port:
+        yield echo
+        await echo.engine.shutdown()
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    async with echoing() as echo:
+        yield echo
+
+
+def request(
+    *, method: str = "GET", version: str = "1.1", path: str = "/engine.io/?EIO=4&transport=websocket", **headers: str
+) -> bytes:
+    """Return a handshake; keyword arguments change its headers, an empty one leaves a header out."""
+    given = {
+        "host": "x", "upgrade": "websocket", "connection": "keep-alive, Upgrade", "sec-websocket-key": KEY,
+        "sec-websocket-version": "13",
+    }  # fmt: skip
+    given |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"{method} {path} HTTP/{version}", *(f"{name}: {value}" for name, value in given.items() if value)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def masked(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
+    """Return a client's frame with a mask of zeros (RFC 6455, section 5.3)."""
+    return bytes((opcode | (0x80 if fin else 0), 0x80 | len(payload), 0, 0, 0, 0)) + payload
+
+
+async def test_the_answer_proves_that_the_handshake_was_read(echo: Echo) -> None:
+    """With the key and the answer of RFC 6455, section 1.3."""
+    reader, writer = await echo.say(request(sec_websocket_key="dGhlIHNhbXBsZSBub25jZQ=="))
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    assert head.startswith("http/1.1 101 switching protocols\r\n")
+    assert "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in head
+    assert "sec-websocket-extensions" not in head
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("handshake", "status"),
+    [
+        (request(sec_websocket_version="8"), 426),
+        (request(sec_websocket_version=""), 426),
+        (request(sec_websocket_key=""), 400),
+        (request(sec_websocket_key="short"), 400),
+        (request(sec_websocket_key="!" * 24), 400),
+        (request(sec_websocket_key=f"{KEY}\r\nsec-websocket-key: {KEY}"), 400),
+        (request(method="POST"), 400),
+        (request(version="1.0"), 400),
+        (request(content_length="5"), 400),
+        (request(transfer_encoding="chunked"), 400),
+        (request(path="/engine.io/?EIO=3&transport=websocket"), 403),
+        (request(path="/elsewhere"), 500),  # the library answers a WebSocket with an HTTP page: a defect
+    ],
+)
+async def test_a_malformed_handshake_is_refused(echo: Echo, handshake: bytes, status: int) -> None:
+    with capture_logs():
+        reader, writer = await echo.say(handshake)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+    assert not echo.engine.sockets
+    writer.close()
+
+
+async def test_a_client_that_does_not_wait_for_the_answer_is_dropped() -> None:
+    async with echoing() as echo:
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def hesitate(sid: str, environ: object) -> None:
+            asked.set()
+            await go.wait()
+
+        echo.engine.on("connect", hesitate)
+        reader, writer = await echo.say(request())
+        await asked.wait()
+        writer.write(masked(1, b"4early"))
+        async with asyncio.timeout(10):
+            assert not await _read_to_the_end(reader)
+        go.set()
+        await wait_until(lambda: not echo.engine.sockets, "the session to end")
+        writer.close()
+
+
+async def test_a_message_in_pieces_comes_as_one_and_pings_between_them_are_answered(echo: Echo) -> None:
+    reader, writer = await echo.say(request())
+    await reader.readuntil(b"}")
+    writer.write(masked(1, b"4he", fin=False) + masked(9, b"ping") + masked(0, b"", fin=False) + masked(0, b"llo"))
+    async with asyncio.timeout(10):
+        assert await reader.readexactly(6) == b"\x8a\x04ping"
+        assert await reader.readexactly(8) == b"\x81\x064hello"
+    writer.close()
+
+
+async def test_text_that_is_not_utf8_closes_the_connection(echo: Echo) -> None:
+    reader, writer = await echo.say(request())
+    await reader.readuntil(b"}")
+    writer.write(masked(1, b"4\xff"))
+    async with asyncio.timeout(10):
+        assert (await reader.read())[:4] == b"\x88\x02" + (1007).to_bytes(2)
+    await wait_until(lambda: not echo.engine.sockets, "the session to end")
+    writer.close()
+
+
+@pytest.mark.parametrize("sent", [masked(3, b""), b"\x81\x054hell", masked(0, b"4x"), masked(0x41, b"4x")])
+async def test_what_is_no_frame_of_a_client_closes_the_connection(echo: Echo, sent: bytes) -> None:
+    reader, writer = await echo.say(request())
+    await reader.readuntil(b"}")
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        assert (await reader.read())[2:4] == frames.PROTOCOL_ERROR.to_bytes(2)
+    await wait_until(lambda: not echo.engine.sockets, "the session to end")
+    writer.close()
+
+
+async def test_pings_of_a_client_that_reads_nothing_fill_no_buffer(echo: Echo) -> None:
+    async with connect(echo.url, proxy=None, max_queue=1, ping_interval=None, close_timeout=0.1) as client:
+        sid = await _opened(client)
+        line = echo.engine.sockets[sid].queue.websocket
+        while line.keeps_up:
+            line.send("4" + "x" * 100_000)
+            await asyncio.sleep(0)
+        before = line._transport.get_write_buffer_size()
+        for _ in range(20):
+            await client.ping()
+        await client.send("4last")
+        await wait_until(lambda: not echo.engine.sockets[sid].queue.empty(), "the echo of what came behind them")
+        assert line._transport.get_write_buffer_size() <= before
+
+
+async def test_an_idle_connection_has_no_task_and_nothing_of_its_request(echo: Echo) -> None:
+    async with connect(echo.url, proxy=None) as client:
+        await _opened(client)
+        assert not [task for task in asyncio.all_tasks() if "handshake" in task.get_name()]
+        assert not [found for found in gc.get_objects() if type(found) is dict and websocket.WEBSOCKET in found]
+
+
+async def test_a_connection_that_has_ended_is_forgotten_without_the_garbage_collector(echo: Echo) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with connect(echo.url, proxy=None) as client:
+            await _opened(client)
+            assert _kept()
+        await wait_until(lambda: not echo.engine.sockets, "the session to end")
+        await wait_until(lambda: not _kept(), "its memory to be free")
+    finally:
+        gc.enable()
+
+
+async def test_a_frame_behind_one_that_is_still_handled_waits_for_its_end() -> None:
+    async with echoing() as echo:
+        handled: list[object] = []
+        go = asyncio.Event()
+
+        async def slowly(sid: str, content: object) -> None:
+            await go.wait()
+            handled.append(content)
+
+        echo.engine.on("message", slowly)
+        async with connect(echo.url, proxy=None) as client:
+            await _opened(client)
+            for content in ("4one", b"two", "4three"):
+                await client.send(content)
+            await client.send("4" + "x" * (LIMIT + 1))
+            go.set()
+            with capture_logs(), pytest.raises(ConnectionClosed):
+                await client.recv()
+        assert handled == ["one", b"two", "three"]
+
+
+@pytest.mark.parametrize("options", [{}, {"http": "auto", "ws": "websockets-sansio"}], ids=["ours", "another server's"])
+async def test_every_web_server_will_do(options: dict[str, str]) -> None:
+    async with echoing(**options) as echo, connect(echo.url, proxy=None) as client:
+        sid = await _opened(client)
+        for content in ("4hello", b"bytes", "4" + "x" * 10_000):
+            await client.send(content)
+            assert await client.recv() == content
+        with capture_logs():
+            await echo.engine.cut(sid, Breach("no_reason", frames.POLICY_VIOLATION))
+            with pytest.raises(ConnectionClosed) as end:
+                await client.recv()
+        assert end.value.rcvd is not None
+        assert end.value.rcvd.code == frames.POLICY_VIOLATION
+        await wait_until(lambda: not echo.engine.sockets, "the session to end")
+
+
+async def _read_to_the_end(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+
+
+def _kept() -> list[object]:
+    kinds = (Connection, Outbox, WebSocketProtocol)
+    return [found for found in gc.get_objects() if type(found) in kinds]
+
+
+async def _opened(client: ClientConnection) -> str:
+    return str(json.loads(str(await client.recv())[1:])["sid"])
