@@ -29,6 +29,7 @@ from backplane.ids import ThreadRef
 from backplane.keys import Keys
 from backplane.live import LiveChannels
 from backplane.log import Log
+from backplane.pipeline import pipelined
 from backplane.scripts import Call, load_all, run, run_many
 from backplane.sessions import Sessions
 from backplane.settings import Settings
@@ -238,7 +239,7 @@ class Backplane:
 
     async def _publish(self, channel: str, message: bytes) -> None:
         async with self.answering():
-            await self.redis.execute_command("SPUBLISH", channel, message)  # type: ignore[no-untyped-call]
+            await pipelined(self.redis, [("SPUBLISH", channel, message)])
 
 
 @asynccontextmanager

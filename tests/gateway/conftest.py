@@ -99,7 +99,7 @@ async def serving(settings: Settings) -> AsyncIterator[RunningGateway]:
             try:
                 yield RunningGateway(f"http://127.0.0.1:{port}", gateway, backplane)
             finally:
-                server.should_exit = True
+                server.leave()
                 await gateway.close()
                 await task
 
