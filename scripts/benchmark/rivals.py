@@ -52,6 +52,7 @@ class Stock(Rival):
         self._publisher = await self.processes.start_peer(
             "worker", python("scripts.benchmark.stock_publisher", self.redis_url)
         )
+        await self.silence(())  # it answers when it has started, which is not what is measured
 
 
 class Node(Rival):
@@ -82,6 +83,7 @@ class Node(Rival):
         await self._start_gateways(server)
         publisher = ("node", str(_NODE / "publisher.js"), self.redis_url, self.adapter)
         self._publisher = await self.processes.start_peer("worker", publisher)
+        await self.silence(())
 
 
 class ShardedNode(Node):

@@ -21,6 +21,8 @@ _START, _IDLE = 0.5, 2.0
 """Seconds in which a process finishes its start, and for which it is then left alone."""
 _RATE = 100
 """Deltas a second of one thread: a fast language model."""
+_TALK = 10
+"""Seconds that they talk: the beginning and the end of the turns, which the others have not, weigh little then."""
 
 
 def names(count: int) -> list[str]:
@@ -40,9 +42,9 @@ class Flow:
 
 
 async def stream(bench: Bench, system: System, clients: Clients, threads: int) -> Flow:
-    """Let threads talk at 100 deltas a second for 5 seconds, each watched by one socket; wait until all is there."""
+    """Let threads talk at 100 deltas a second for 10 seconds, each watched by one socket; wait until all is there."""
     talking = names(threads)
-    plan = Plan(((_RATE, bench.seconds(5)),))
+    plan = Plan(((_RATE, bench.seconds(_TALK)),))
     await system.prepare(talking)
     await clients.open(system.targets(talking, threads))
     await clients.reset()
