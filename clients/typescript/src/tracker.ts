@@ -3,7 +3,7 @@
  *
  *     absent  ── first event, or a start of ours ──> stale or live
  *     stale   ── subscribe sent ──> asked ── answer ──> live, stale (a hole), or absent (not found)
- *     live    ── a hole, another epoch, a lost connection ──> stale
+ *     live    ── a hole, another epoch that does not follow on, a lost connection ──> stale
  *
  * While an answer is awaited, missed events come in order and are taken. An event further on (the socket may be in
  * the thread's room already) is left alone: if it is not in the answer, the log is asked again. So each offset
@@ -23,6 +23,8 @@ export class Tracker {
   private askedFrom: Cursor | null = null;
   /** The furthest event that was left alone since the log was last asked. */
   private beyond: Cursor | null = null;
+  /** True when another epoch was entered before the answer that confirms it. */
+  private unsure = false;
 
   constructor(
     private readonly threadId: string,
@@ -46,6 +48,7 @@ export class Tracker {
 
   /** Note that the connection is gone. */
   lost(): void {
+    this.doubt();
     this.standing = "stale";
   }
 
@@ -65,7 +68,7 @@ export class Tracker {
       this.standing = "live";
     }
     const { cursor } = this;
-    if (!cursor || event.epoch !== cursor.epoch) return this.leave(event);
+    if (!cursor || !this.mayFollow(event, cursor)) return this.leave(event);
     if (event.offset <= cursor.offset) return [];
     if (firstOffset(event) !== cursor.offset + 1) return this.leave(event);
     this.cursor = { epoch: event.epoch, offset: event.offset };
@@ -78,7 +81,11 @@ export class Tracker {
    * @throws ThreadlineError when the gateway refused for another reason than that the thread does not exist.
    */
   answer(answer: Answer): Item[] {
-    if (answer["ok"] !== true) return this.refused(answer);
+    if (answer["ok"] !== true) {
+      this.doubt();
+      return this.refused(answer);
+    }
+    this.unsure = false;
     this.toldAbsent = false;
     const told = parseSnapshot(this.threadId, answer);
     const recovered = answer["recovered"] === true;
@@ -91,6 +98,25 @@ export class Tracker {
   /** Whether the last answer brought nothing of what it said was there: the gateway thinks that we have it. */
   get stuck(): boolean {
     return this.standing === "stale" && this.cursor !== null && this.cursor === this.askedFrom;
+  }
+
+  /**
+   * Whether an event is of the log that we know, be it in the epoch which follows ours.
+   *
+   * A failover that has lost nothing of what we have begins another epoch in mid-stream. While we stand in the log a
+   * node has made sure of that; while an answer is awaited, it has if the answer says `recovered`.
+   */
+  private mayFollow(event: ThreadEvent, cursor: Cursor): boolean {
+    if (event.epoch === cursor.epoch) return true;
+    if (this.standing === "stale" || firstOffset(event) !== cursor.offset + 1) return false;
+    this.unsure ||= this.standing === "asked";
+    return true;
+  }
+
+  /** No answer has confirmed the epoch that was entered: begin with a snapshot. */
+  private doubt(): void {
+    if (this.unsure) this.cursor = null;
+    this.unsure = false;
   }
 
   private check(top: Cursor, recovered: boolean): void {

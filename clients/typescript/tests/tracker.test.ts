@@ -50,11 +50,33 @@ test("a merged delta that reaches behind the cursor is not taken in part", () =>
 
 test("another epoch is another log", () => {
   const tracker = live(4);
-  expect(tracker.event(event(5, { epoch: "f" }))).toEqual([]);
+  expect(tracker.event(event(6, { epoch: "f" }))).toEqual([]);
   expect(tracker.standing).toBe("stale");
   tracker.ask();
   expect(tracker.answer(answer(1, false, "f"))).toMatchObject([{ recovered: false, epoch: "f" }]);
   expect(tracker.event(event(2, { epoch: "f" }))).toHaveLength(1);
+});
+
+test("an epoch that follows on is gone along with: a failover lost nothing of what we have", () => {
+  const tracker = live(4);
+  expect(tracker.event(event(5, { epoch: "f" }))).toHaveLength(1);
+  expect(tracker.event(event(7, { epoch: "g", first: 6 }))).toHaveLength(1);
+  expect([tracker.standing, tracker.cursor]).toEqual(["live", { epoch: "g", offset: 7 }]);
+  expect(tracker.event(event(4, { epoch: "h" }))).toEqual([]);
+  expect(tracker.standing).toBe("stale");
+  expect(tracker.event(event(8, { epoch: "h" }))).toEqual([]); // before the log was asked, no other epoch is entered
+});
+
+test.each(["lost", "refused", "not recovered", "recovered"])("another epoch counts only when confirmed: %s", (ending) => {
+  const tracker = live(4);
+  tracker.lost();
+  tracker.ask();
+  expect(tracker.event(event(5, { epoch: "f" }))).toHaveLength(1);
+  if (ending === "lost") tracker.lost();
+  else if (ending === "refused") expect(() => tracker.answer({ ok: false, error: { code: "unavailable" } })).toThrow();
+  else tracker.answer(answer(ending === "recovered" ? 5 : 9, ending === "recovered", "f"));
+  const expected = { "not recovered": { epoch: "f", offset: 9 }, recovered: { epoch: "f", offset: 5 } }[ending] ?? null;
+  expect(tracker.cursor).toEqual(expected);
 });
 
 test("what came before the answer and is not in it is asked for again", () => {
