@@ -55,7 +55,8 @@ def connect(
 
     Args:
         urls: where the gateways are, in the order in which they are tried.
-        token: what to show them, or a function (plain or async) that returns it, asked at each connection.
+        token: what to show them, or a function (plain or async) that returns it, asked at each connection
+            and before the token ends.
         within: seconds for the first connection; None waits for as long as it takes.
         on_change: called when a gateway was reached or lost.
 

@@ -15,6 +15,7 @@ from threadline_client.backoff import Backoff
 from threadline_client.errors import ClientError, Closed, NotConnected, Refused
 from threadline_client.events import Event, parse_event
 from threadline_client.link import Link, LinkLost
+from threadline_client.refresher import Refresher
 
 STEADY = 1.0
 """Seconds after which a connection counts as a success, and the next failure is the first one again."""
@@ -72,6 +73,7 @@ class Connection:
         self._recent: deque[Event] = deque(maxlen=RECENT)
         self._runner: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._refresher: Refresher | None = None
 
     @property
     def url(self) -> str | None:
@@ -169,7 +171,7 @@ class Connection:
             await asyncio.sleep(backoff.delay())
             url = self.urls[self._next % len(self.urls)]
             try:
-                link = await self._open_link(url)
+                link, token = await self._open_link(url)
             except LinkLost as error:
                 self._last_error = str(error)
                 self._next += 1
@@ -183,21 +185,37 @@ class Connection:
                 continue
             since = clock()
             self._arrived(link)
-            await link.gone.wait()
+            await self._keep(link, token)
             if clock() - since >= STEADY:
                 backoff.reset()
             self._next += 1
             self._left(link)
             await link.close()
 
-    async def _open_link(self, url: str) -> Link:
-        token = self._token() if callable(self._token) else self._token
-        if inspect.isawaitable(token):
-            token = await token
+    async def _open_link(self, url: str) -> tuple[Link, str | None]:
+        token = await self._ask_token()
         assert self._session is not None
         link = Link(url, self._session, self._frame)
         await link.open(token)
-        return link
+        return link, token
+
+    async def _ask_token(self) -> str | None:
+        token = self._token() if callable(self._token) else self._token
+        return await token if inspect.isawaitable(token) else token
+
+    async def _keep(self, link: Link, token: str | None) -> None:
+        """Return when the link is gone; until then its token is kept fresh, if the program gave a function."""
+        if not callable(self._token):
+            await link.gone.wait()
+            return
+        self._refresher = Refresher(link, self._ask_token, token)
+        refreshing = asyncio.create_task(self._refresher.run(), name="threadline token")
+        try:
+            await link.gone.wait()
+        finally:
+            self._refresher = None
+            refreshing.cancel()
+            await asyncio.gather(refreshing, return_exceptions=True)
 
     def _arrived(self, link: Link) -> None:
         self._current = link
@@ -229,6 +247,8 @@ class Connection:
         return [listener for listeners in self._listeners.values() for listener in listeners]
 
     def _frame(self, name: str, data: object) -> None:
+        if name == "auth_expired" and self._refresher is not None:
+            self._refresher.expired()
         event = parse_event(name, data)
         if event is not None:
             self._recent.append(event)

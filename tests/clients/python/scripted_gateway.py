@@ -145,6 +145,7 @@ class ScriptedGateway:
             "thread:subscribe": self._subscribe,
             "thread:unsubscribe": self._unsubscribe,
             "thread:history": self._history,
+            "auth:refresh": self._refresh,
         }.items():
             self._sio.on(verb, self._wrap(verb, handler))
 
@@ -203,6 +204,10 @@ class ScriptedGateway:
         if thread is None:
             return {"ok": False, "error": {"code": "not_found", "message": "no such thread", "retryable": False}}
         return {"ok": True, "messages": thread.messages}
+
+    async def _refresh(self, sid: str, payload: Fields) -> Answer:
+        self.tokens.append(payload["token"])
+        return {"ok": True, "expires_at": None}
 
     async def deliver(self, thread_id: str, event: Fields) -> None:
         for told in self.on_deliver(event):

@@ -471,3 +471,34 @@ async def test_a_message_that_went_into_another_turn_is_not_waited_for(pair: Pai
         )
         outcome = await turn.wait()
     assert (outcome.ok, outcome.error_type) == (False, "delivered")
+
+
+async def test_a_token_that_ends_is_refreshed_on_the_same_connection(pair: Pair) -> None:
+    _, one, _ = pair
+    tokens = iter(["first", "second", "third"])
+    changes: list[NodeChange] = []
+    async with connect(one.url, lambda: next(tokens), on_change=changes.append) as client:
+        assert client.url == one.url
+        one.refusals["auth:refresh"].append(UNAVAILABLE)
+        await one.tell_all("auth_expired", {"message": "it has ended", "grace_s": 30})
+        await one.asked("auth:refresh")
+        assert [change.state for change in changes] == ["connected"]
+    assert one.tokens == ["first", "third"]
+    assert one.calls["auth:refresh"] == 2
+
+
+async def test_a_connection_whose_new_token_is_refused_gives_way_to_one_with_another(pair: Pair) -> None:
+    _, one, two = pair
+    tokens = iter(["first", "refused", "third"])
+    two_connected = asyncio.Event()
+
+    def changed(change: NodeChange) -> None:
+        if (change.state, change.url) == ("connected", two.url):
+            two_connected.set()
+
+    async with connect([one.url, two.url], lambda: next(tokens), on_change=changed):
+        one.refusals["auth:refresh"].append({"code": "unauthorized", "message": "no", "retryable": False})
+        await one.tell_all("auth_expired", {"message": "it has ended", "grace_s": 30})
+        async with asyncio.timeout(10):
+            await two_connected.wait()
+    assert (one.tokens, two.tokens) == (["first"], ["third"])
