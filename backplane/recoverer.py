@@ -30,6 +30,10 @@ class Recoverer:
         self._backplane = backplane
         self._settings = backplane.settings
         self._mine = False
+        self._clock = asyncio.get_running_loop().time
+        self._answered = self._clock()
+        """When Redis was to answer next, having answered before: later is an outage."""
+        self._owners_may_come = float("-inf")
 
     async def run(self) -> None:
         """Make a pass every `recover_interval`; a Redis error ends the pass, not the recoverer."""
@@ -37,14 +41,27 @@ class Recoverer:
             pause = self._settings.recover_interval
             try:
                 left = await self._elect()
+                self._note_outage()
                 if left is None:
                     await self.look()
                 else:
                     pause = max(pause, left)
+                self._answered = self._clock() + pause
             except ThreadlineError as error:
                 self._mine = False
                 _log.warning("a pass of the recoverer failed", error=error.message)
             await asyncio.sleep(pause)
+
+    def _note_outage(self) -> None:
+        """Give owners a lease to come back in, when nobody could reach Redis for so long that leases have lapsed.
+
+        Their leases went on lapsing while it was away, and they could not renew them. Whoever is alive does so at once.
+        """
+        now = self._clock()
+        away = now - self._answered
+        if away > self._settings.lease / 2:
+            _log.warning("Redis was away; owners get time to renew their leases", seconds=round(away, 1))
+            self._owners_may_come = now + self._settings.lease
 
     async def _elect(self) -> float | None:
         """Return None when this process is the one that works; else for how long (seconds) another one surely is.
@@ -78,9 +95,10 @@ class Recoverer:
                 ],
             )
         acted = 0
+        grace = max(0.0, self._owners_may_come - self._clock())
         for members in found:
             for member in members:
-                what = await self._backplane.turns.recover(member.decode())
+                what = await self._backplane.turns.recover(member.decode(), grace)
                 acted += what != "none"
                 if what not in {"none", "rung"}:
                     _log.warning("a turn was recovered", turn=member.decode(), what=what)

@@ -386,11 +386,11 @@ class Turns:
 
     # --- from workers ----------------------------------------------------------------------------------
 
-    async def claim(self, member: str, worker: str) -> Claim | None:
+    async def claim(self, member: str, worker: str, claim_id: str | None = None) -> Claim | None:
         """Take a ready turn, or None when it is not ready any more.
 
         Raises:
-            Unavailable: when Redis did not answer.
+            Unavailable: when Redis did not answer; ask again with the same `claim_id`, for it may have been taken.
         """
         ref, request_id = split_member(member)
         own = new_id()
@@ -484,14 +484,18 @@ class Turns:
 
     # --- from the recoverer ----------------------------------------------------------------------------
 
-    async def recover(self, member: str) -> str:
+    async def recover(self, member: str, grace: float = 0.0) -> str:
         """Look at a turn that is due, and do what its state asks for. Returns what was done.
+
+        Args:
+            member: `tenant/thread/request`.
+            grace: seconds for which an owner whose lease has lapsed may still come back, because Redis was away.
 
         Raises:
             Unavailable: when Redis did not answer.
         """
         ref, request_id = split_member(member)
-        pauses = (self._settings.cancel_grace, self._settings.retry_backoff)
+        pauses = (self._settings.cancel_grace, self._settings.retry_backoff, grace)
         what, following = await self._backplane.run(
             self._call("recover", ref, request_id, *(math.ceil(seconds * 1000) for seconds in pauses))
         )

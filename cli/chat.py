@@ -64,6 +64,12 @@ def node_name(url: str, urls: Iterable[str]) -> str:
     return str(parts.port) if alone and parts.port else parts.netloc
 
 
+_STORE = {
+    "degraded": "degraded: the gateway cannot reach Redis; nothing is lost, the answer goes on when it is back",
+    "restored": "Redis is back",
+}
+
+
 class Nodes:
     """Tells the person when the conversation moved to another gateway."""
 
@@ -75,6 +81,9 @@ class Nodes:
 
     def __call__(self, change: NodeChange) -> None:
         """Take note of a change; given to the client."""
+        if change.state in _STORE:
+            self._screen.aside(f"[{_STORE[change.state]}]")
+            return
         if self._impatient is not None:
             self._impatient.cancel()
             self._impatient = None

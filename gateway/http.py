@@ -176,7 +176,8 @@ class Http:
         place = request.headers.get("last-event-id") or request.query_params.get("after")
         if place:
             given["epoch"], given["after"] = cursor(place)
-        stream = Stream(self._verbs, self._metrics, identity, self._read(payloads.ThreadSubscribe, request, given))
+        asked = self._read(payloads.ThreadSubscribe, request, given)
+        stream = Stream(self._verbs, self._metrics, self._node.degraded, identity, asked)
         joined = await stream.join()
         return EventSourceResponse(stream.events(joined), ping=_PING_SECONDS, sep="\n")
 

@@ -6,6 +6,7 @@ import asyncio
 
 from backplane.connection import Backplane
 from backplane.errors import ThreadlineError
+from gateway.degraded import Degraded
 
 _PING_TIMEOUT = 1.0
 """Seconds that Redis may take for the round trip of a readiness check."""
@@ -18,6 +19,8 @@ class Node:
         self._backplane = backplane
         self.draining = False
         """True from the moment that it was told to stop."""
+        self.degraded = Degraded(lambda: backplane.live.deaf)
+        """What clients are told when Redis is away."""
 
     async def unready_because(self) -> list[str]:
         """Return why clients must not be sent here; empty when it is ready.

@@ -64,6 +64,7 @@ class Gateway:
         """Run what a node does beside serving, for the length of this block."""
         tasks = [
             asyncio.create_task(self.rooms.poll(), name="poll"),
+            asyncio.create_task(self.node.degraded.run(), name="degraded"),
             asyncio.create_task(Recoverer(self._backplane).run(), name="recoverer"),
         ]
         try:

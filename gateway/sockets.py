@@ -43,7 +43,7 @@ class Encoded:
     def __init__(self, event: Event, aliases: bool) -> None:
         name = event.name.encode()
         self._texts = [b'2["' + name + b'",' + event.raw + b"]"]
-        if aliases and event.name not in DELTAS:
+        if aliases and "_" in event.name and event.name not in DELTAS:
             self._texts.append(b'2["' + name.replace(b"_", b":") + b'",' + event.raw + b"]")
         self.frame = b"".join([text_frame(b"4" + text) for text in self._texts])
         """As WebSocket frames."""
@@ -153,10 +153,12 @@ class Sockets:
         self._sockets[sid] = socket
         self._identify(socket, identity)
         # an event that is emitted here would leave before the CONNECT packet
-        self._background(self._greet(sid))
+        self._background(self._greet(socket))
 
-    async def _greet(self, sid: str) -> None:
-        await self._server.emit("ready", {"sid": sid}, to=sid)
+    async def _greet(self, socket: Socket) -> None:
+        await self._server.emit("ready", {"sid": socket.sid}, to=socket.sid)
+        if not socket.gone:
+            self._node.degraded.add(socket)
 
     def _identify(self, socket: Socket, identity: Identity) -> None:
         socket.identity = identity
@@ -181,6 +183,7 @@ class Sockets:
             socket.expiry.cancel()
         # closing the tab never stops the turn: only its places in the rooms are given up
         socket.gone = True
+        self._node.degraded.remove(socket)
         for room in list(socket.rooms):
             room.remove(socket)
 

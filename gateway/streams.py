@@ -11,6 +11,7 @@ from backplane.errors import InvalidPayload
 from backplane.events import Event, dumps
 from backplane.notices import THREAD_DELETED
 from gateway.auth import Identity
+from gateway.degraded import Degraded
 from gateway.metrics import Metrics
 from gateway.payloads import ThreadSubscribe
 from gateway.room import Room
@@ -37,11 +38,14 @@ def cursor(text: str) -> tuple[str, int]:
 class Stream:
     """One reader of server-sent events. A member of rooms."""
 
-    def __init__(self, verbs: Verbs, metrics: Metrics, identity: Identity, asked: ThreadSubscribe) -> None:
+    def __init__(
+        self, verbs: Verbs, metrics: Metrics, degraded: Degraded, identity: Identity, asked: ThreadSubscribe
+    ) -> None:
         self.rooms: set[Room] = set()
         self.gone = False
         self._verbs = verbs
         self._metrics = metrics
+        self._degraded = degraded
         self._identity = identity
         self._asked = asked
         self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -83,6 +87,7 @@ class Stream:
         """Yield what the reader gets: a `snapshot` unless it was recovered, then each event in order."""
         epoch = joined["epoch"]
         self._metrics.streams.inc()
+        self._degraded.add(self)
         try:
             if "snapshot" in joined:
                 yield ServerSentEvent(
@@ -97,4 +102,5 @@ class Stream:
                     return
         finally:
             self._metrics.streams.dec()
+            self._degraded.remove(self)
             self._leave()

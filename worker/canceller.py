@@ -28,7 +28,7 @@ class Canceller:
         self._slots = slots
         self._heartbeat = heartbeat
         self._cache = cache
-        self._checks: set[asyncio.Task[None]] = set()
+        self._checks: set[asyncio.Task[bool]] = set()
 
     async def listen(self) -> None:
         """Subscribe to every partition.

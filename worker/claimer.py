@@ -9,7 +9,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from backplane.connection import Backplane
-from backplane.errors import ThreadlineError
+from backplane.errors import ThreadlineError, Unavailable
+from backplane.ids import new_id
 from backplane.turns import Claim
 
 _log = structlog.get_logger("worker.claimer")
@@ -53,11 +54,21 @@ class Claimer:
                 member = await self._backplane.doorbell.wait()
                 if member is None:
                     continue
-                self.tried += 1
-                claim = await self._backplane.turns.claim(member, self._backplane.settings.node_id)
+                claim = await self._claim(member)
                 if claim is not None:
                     return claim
             except (RedisError, OSError, ThreadlineError) as error:
                 # the turn whose ring was lost here is rung again by the recoverer
                 _log.warning("could not claim; trying again", error=repr(error))
+                await asyncio.sleep(_PAUSE)
+
+    async def _claim(self, member: str) -> Claim | None:
+        """Claim a turn, and ask until there is an answer: a claim whose answer is lost may have taken the turn."""
+        claim_id = new_id()
+        self.tried += 1
+        while True:
+            try:
+                return await self._backplane.turns.claim(member, self._backplane.settings.node_id, claim_id)
+            except Unavailable as error:
+                _log.warning("a claim was not answered; asking again", error=error.message)
                 await asyncio.sleep(_PAUSE)

@@ -1,7 +1,8 @@
 --! include thread emit session lane approval turn
 -- Somebody looks at a turn that is due: its doorbell may be lost, its worker dead, its deadline past.
 -- Whoever calls it, from any process, the outcome is the same.
--- ARGV 1 request  2 cancel_grace ms  3 retry_backoff ms
+-- ARGV 1 request  2 cancel_grace ms  3 retry_backoff ms  4 ms for which an owner whose lease has lapsed may come back:
+--      it could not renew it while Redis was away, and nobody else could take the turn
 -- Returns {what was done, request id to ring the doorbell for or ''};
 -- what: 'none', 'rung', 'taken_over', 'expired', 'cancelled', 'turn_timeout', 'worker_lost'.
 local request, grace = arg(1), tonumber(arg(2))
@@ -54,13 +55,14 @@ if turn.state == 'ready' then
   look_at(request, math.min(NOW + pause, turn.deadline))
   return {'rung', request}
 end
-local lapsed = NOW >= turn.lease_until
+local owner_until = math.max(turn.lease_until, tonumber(arg(4)) > 0 and NOW + arg(4) or 0)
+local lapsed = NOW >= owner_until
 if turn.cancel and (lapsed or NOW >= turn.cancel + grace) then
   end_cancelled(turn, 'fenced')
   return {'cancelled', deliver_next()}
 end
 if not lapsed then
-  look_at_running(turn, turn.lease_until, grace)
+  look_at_running(turn, owner_until, grace)
   return {'none', ''}
 end
 turn.lost = turn.lost + 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from backplane.connection import Backplane
 from backplane.ids import thread_ref
 from backplane.recoverer import Recoverer
-from backplane.turns import Start
+from backplane.turns import Claim, Start
 from tests.support.waiting import wait_until
 
 REF = thread_ref("recover")
@@ -73,3 +74,50 @@ async def test_an_error_of_redis_ends_the_pass_and_not_the_recoverer(open_backpl
             assert await backplane.doorbell.wait() is not None
         finally:
             running.cancel()
+
+
+# --- when Redis itself was away ------------------------------------------------------------------------
+
+
+async def lapsed(backplane: Backplane) -> tuple[Claim, str]:
+    """Return a claim whose lease has lapsed, and its member."""
+    await backplane.turns.start(REF, Start("q", "ann", "sid"))
+    member = await backplane.doorbell.wait()
+    assert member is not None
+    claim = await backplane.turns.claim(member, "owner")
+    assert claim is not None
+    key = backplane.keys.thread(REF)
+    await backplane.redis.hset(key.turn(claim.request_id), mapping={"lease_until": 1})
+    await backplane.redis.zadd(key.partition.due, {member: 1})
+    return claim, member
+
+
+async def test_an_owner_gets_time_to_come_back_after_an_outage(backplane: Backplane) -> None:
+    """Its lease lapsed while nobody could renew it: a recoverer, which looks more often, would win the race."""
+    claim, _ = await lapsed(backplane)
+    recoverer = Recoverer(backplane)
+    recoverer._answered -= 10
+    recoverer._note_outage()
+    assert await recoverer.look() == 0
+    assert await backplane.turns.heartbeat([claim]) == ["ok"]
+    assert await Recoverer(backplane).look() == 0, "it has renewed its lease"
+
+
+async def test_an_owner_that_does_not_come_back_after_an_outage_is_lost(backplane: Backplane) -> None:
+    claim, member = await lapsed(backplane)
+    assert await backplane.turns.recover(member, grace=5) == "none"
+    due = await backplane.redis.zscore(backplane.keys.thread(REF).partition.due, member)
+    seconds, _ = await backplane.redis.time()
+    assert due is not None
+    assert 3 < due / 1000 - seconds < 6, "somebody looks again when its time is up"
+    assert await backplane.turns.recover(member) == "taken_over"
+    assert await backplane.turns.heartbeat([claim]) == ["fenced"]
+
+
+async def test_a_slow_pass_is_no_outage(backplane: Backplane) -> None:
+    _, member = await lapsed(backplane)
+    recoverer = Recoverer(backplane)
+    recoverer._answered -= backplane.settings.lease / 4
+    recoverer._note_outage()
+    assert await recoverer.look() == 1
+    assert await backplane.doorbell.wait() == member

@@ -90,6 +90,16 @@ async def test_it_says_how_to_come_back_and_streams_the_answer(desk: Desk) -> No
     assert "you> hello" not in shown, "the person's own line stands there already"
 
 
+async def test_it_says_when_the_gateway_has_lost_redis_and_when_it_has_it_again(desk: Desk) -> None:
+    desk.typed.type("hello")
+    request_id = await desk.started()
+    for active in (True, False):
+        await desk.deployment.gateways[0].tell_all("degraded", {"active": active, "since": 5})
+    await desk.deployment.emit("tea", request_id, "chat_done", full_response="Good day")
+    shown = await desk.sees("Good day\n")
+    assert 0 < shown.index("[degraded: ") < shown.index("[Redis is back]")
+
+
 async def test_it_shows_earlier_messages_and_joins_a_running_turn_in_the_middle() -> None:
     async with gateways(1) as (deployment, nodes):
         desk = Desk(deployment, nodes)

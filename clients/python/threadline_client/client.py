@@ -32,6 +32,11 @@ class Client:
         return self._connection.url
 
     @property
+    def degraded(self) -> bool:
+        """Whether the gateway in use has lost Redis: nothing new comes until it has it again."""
+        return self._connection.degraded
+
+    @property
     def urls(self) -> tuple[str, ...]:
         """Every gateway that may be used."""
         return self._connection.urls
@@ -58,7 +63,7 @@ def connect(
         token: what to show them, or a function (plain or async) that returns it, asked at each connection
             and before the token ends.
         within: seconds for the first connection; None waits for as long as it takes.
-        on_change: called when a gateway was reached or lost.
+        on_change: called when a gateway was reached or lost, or has lost Redis and has it again.
 
     Raises:
         ValueError: for something that is not a list of URLs.

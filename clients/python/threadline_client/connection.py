@@ -29,9 +29,13 @@ Token = str | Callable[[], str | Awaitable[str | None] | None] | None
 
 @dataclass(frozen=True, slots=True)
 class NodeChange:
-    """A gateway was reached or lost. `reason` is for people."""
+    """A gateway was reached or lost, or has lost Redis (`degraded`) and has it again (`restored`).
 
-    state: Literal["connected", "lost"]
+    While it is degraded nothing new comes, and calls are answered `unavailable`; afterwards all goes on where it was.
+    `reason` is for people.
+    """
+
+    state: Literal["connected", "lost", "degraded", "restored"]
     url: str
     reason: str = ""
 
@@ -74,6 +78,8 @@ class Connection:
         self._runner: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
         self._refresher: Refresher | None = None
+        self.degraded = False
+        """Whether the gateway in use has told us that Redis is away."""
 
     @property
     def url(self) -> str | None:
@@ -226,6 +232,7 @@ class Connection:
 
     def _left(self, link: Link) -> None:
         self._current = None
+        self.degraded = False  # the next gateway says how it is there
         self._recent.clear()
         self._coming = asyncio.get_running_loop().create_future()
         for listener in self._everyone():
@@ -246,7 +253,18 @@ class Connection:
     def _everyone(self) -> list[Listener]:
         return [listener for listeners in self._listeners.values() for listener in listeners]
 
+    def _told_degraded(self, data: object) -> None:
+        active = isinstance(data, dict) and data.get("active") is True
+        if active is self.degraded:
+            return
+        self.degraded = active
+        if self._on_change is not None and self._current is not None:
+            self._on_change(NodeChange("degraded" if active else "restored", self._current.url))
+
     def _frame(self, name: str, data: object) -> None:
+        if name == "degraded":
+            self._told_degraded(data)
+            return
         if name == "auth_expired" and self._refresher is not None:
             self._refresher.expired()
         event = parse_event(name, data)

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadline_client.events import Event, Snapshot
+
+if TYPE_CHECKING:
+    from threadline_client.connection import NodeChange
 
 MOST_BESIDE = 16
 """Finished parallel turns that are kept to be read; no history holds them."""
@@ -161,6 +164,8 @@ class ThreadState:
         """Requests that wait for a decision."""
         self.last: Outcome | None = None
         """How the last turn ended, if its end was seen."""
+        self.degraded = False
+        """Whether the gateway in use has lost Redis, as far as `node` was told."""
 
     @property
     def status(self) -> str:
@@ -178,6 +183,10 @@ class ThreadState:
             _TURN_EVENTS[item.name](self._turn_of(item), item)
         elif item.name in _THREAD_EVENTS:
             _THREAD_EVENTS[item.name](self, item)
+
+    def node(self, change: NodeChange) -> None:
+        """Take a change of the gateway in use, as `on_change` is given it."""
+        self.degraded = change.state == "degraded"
 
     def dismiss(self, request_id: str) -> None:
         """Take a parallel turn that has ended out of `parallel`."""

@@ -103,6 +103,28 @@ async def test_a_stream_goes_on_at_another_node_without_gap_or_double(pair: Pair
     assert two.subscribes[0] == {"thread_id": "tea", "epoch": "e1", "after": 2}
 
 
+async def test_it_is_known_while_the_gateway_in_use_has_lost_redis(pair: Pair) -> None:
+    """Told once at the loss and once at the return; another gateway says for itself how it is there."""
+    _, one, two = pair
+    state, changes = ThreadState(), asyncio.Queue[NodeChange]()
+    async with connect([one.url, two.url], on_change=changes.put_nowait) as client:
+
+        async def changed() -> tuple[str, bool, bool]:
+            change = await changes.get()
+            state.node(change)
+            return change.state, client.degraded, state.degraded
+
+        assert await changed() == ("connected", False, False)
+        await one.tell_all("degraded", {"active": True, "since": 5})
+        assert await changed() == ("degraded", True, True)
+        for active in (True, False, True):
+            await one.tell_all("degraded", {"active": active, "since": 5})
+        assert (await changed())[0] == "restored"
+        assert (await changed())[0] == "degraded"
+        await one.kill()
+        assert await changed() == ("lost", False, False)
+
+
 async def test_a_node_that_only_closes_its_transport_is_left_too(pair: Pair) -> None:
     """A draining node closes the transport; the client moves, and comes back when the other does the same."""
     deployment, one, two = pair
