@@ -71,6 +71,8 @@ class OriginGuard:
             await _refuse(scope, receive, send, 421, "host", "expected the name of this machine in `Host`")
         elif not self.allows(origins, hosts):
             await _refuse(scope, receive, send, 403, "origin", "expected an origin of THREADLINE_CORS_ORIGINS")
+        elif scope["type"] == "websocket":  # there are no CORS headers on it
+            await self._app(scope, receive, send)
         else:
             await self._cors_app(scope, receive, send)
 

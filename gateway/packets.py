@@ -257,6 +257,10 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
         """Close a socket's transport. A JavaScript client comes back by itself after about a second."""
         await self.eio.cut(eio_sid, Breach(reason, code))
 
+    def tell(self, eio_sid: str, event: str, data: object) -> None:
+        """Send an event to a socket of this node, in the namespace `/`, in this step; nowhere when it is gone."""
+        self._put(eio_sid, self.packet_class(wire.EVENT, [event, data], namespace="/"))
+
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
         await super()._handle_eio_connect(eio_sid, environ)
         self._watch(eio_sid)

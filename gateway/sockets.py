@@ -110,7 +110,6 @@ class Sockets:
         self._node = node
         self._metrics = metrics
         self._sockets: dict[str, Socket] = {}
-        self._greetings: set[asyncio.Task[None]] = set()
         self._handlers: dict[str, Callable[[Socket, Any], Awaitable[Ack]]] = {
             "chat:start": self._start,
             "chat:cancel": lambda socket, asked: verbs.cancel(socket.identity, asked),
@@ -152,11 +151,11 @@ class Sockets:
         socket = Socket(self._server, self._settings, sid, eio_sid)
         self._sockets[sid] = socket
         self._identify(socket, identity)
-        # an event that is emitted here would leave before the CONNECT packet
-        self._background(self._greet(socket))
+        # an event that is sent here would leave before the CONNECT packet, which follows in this step of the loop
+        asyncio.get_running_loop().call_soon(self._greet, socket)
 
-    async def _greet(self, socket: Socket) -> None:
-        await self._server.emit("ready", {"sid": socket.sid}, to=socket.sid)
+    def _greet(self, socket: Socket) -> None:
+        self._server.tell(socket.eio_sid, "ready", {"sid": socket.sid})
         if not socket.gone:
             self._node.degraded.add(socket)
 
@@ -173,7 +172,7 @@ class Sockets:
         loop = asyncio.get_running_loop()
         socket.expiry = loop.call_later(_EXPIRY_GRACE, socket.lose, "token expired")
         notice = {"message": "the token has expired; send auth:refresh with a new one", "grace_s": _EXPIRY_GRACE}
-        self._background(self._server.emit("auth_expired", notice, to=socket.sid))
+        self._server.tell(socket.eio_sid, "auth_expired", notice)
 
     async def _disconnect(self, sid: str, reason: str) -> None:
         socket = self._sockets.pop(sid, None)
@@ -195,11 +194,6 @@ class Sockets:
             for socket in sockets[start : start + _CUT_AT_ONCE]:
                 socket.lose("draining")
             await asyncio.sleep(seconds * random.uniform(0.5, 1.0) * _CUT_AT_ONCE / max(len(sockets), _CUT_AT_ONCE))
-
-    def _background(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._greetings.add(task)
-        task.add_done_callback(self._greetings.discard)
 
     # --- calls -----------------------------------------------------------------------------------------
 

@@ -46,6 +46,8 @@ CLOSE_GRACE = 2.0
 _RESTARTS = 1012
 """Close code "service restart" (IANA registry): clients come back by themselves."""
 _INVALID_DATA = 1007
+_GATHERED = 16 * 1024
+"""Bytes that wait for the end of a step: beyond it nothing is saved, and the transport must say when it is full."""
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 _KEY_BYTES = 16
 _VERSION = b"13"
@@ -153,8 +155,8 @@ class WebSocketProtocol(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_answered", "_asked", "_closing", "_config", "_ended", "_frames", "_key", "_loop", "_message", "_opcode",
-        "_server", "_session", "_transport", "keeps_up",
+        "_answered", "_asked", "_closing", "_config", "_ended", "_frames", "_gathered", "_key", "_loop", "_message",
+        "_opcode", "_server", "_session", "_transport", "keeps_up",
     )  # fmt: skip
     takes_frames = True
 
@@ -169,6 +171,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self._key = b""
         self._message: bytearray | None = None
         """What has come of a message in several frames."""
+        self._gathered: bytearray | None = None
+        """What was sent in this step: the answer to a handshake and the greeting behind it are one write."""
         self._opcode = Opcode.TEXT
         self._asked = self._answered = self._closing = self._ended = False
 
@@ -222,7 +226,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._session = session
         self._frames = Frames(Side.SERVER, state=State.OPEN, max_size=self._config.ws_max_size, logger=_library_log)
         digest = base64.b64encode(hashlib.sha1(self._key + _MAGIC, usedforsecurity=False).digest())
-        self._transport.write(
+        self._gather(
             b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
             b"sec-websocket-accept: " + digest + b"\r\n\r\n"
         )
@@ -272,19 +276,37 @@ class WebSocketProtocol(asyncio.Protocol):
         written = b"".join(frames.data_to_send())
         # a client that sends pings and reads no pong must not fill the transport's buffer
         if written and (self.keeps_up or frames.state is not State.OPEN):
-            self._transport.write(written)
+            self._gather(written)
         if frames.eof_sent:
             self._end()
 
     def send(self, payload: str | bytes) -> None:
-        """Send one message."""
+        """Send one message, at the latest behind this step of the loop."""
+        if self._closing:
+            return
         if isinstance(payload, str):
-            self.write_frame(_framed(b"\x81", payload.encode()))
+            self._gather(_framed(b"\x81", payload.encode()))
         else:
-            self.write_frame(_framed(b"\x82", payload))
+            self._gather(_framed(b"\x82", payload))
+
+    def _gather(self, data: bytes) -> None:
+        # a write is a call of the system, 20 us; a frame that many get is not gathered, it has nobody to wait for
+        if self._gathered is None:
+            self._gathered = bytearray()
+            self._loop.call_soon(self._write_gathered)
+        self._gathered += data
+        if len(self._gathered) > _GATHERED:
+            self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, None
+        if gathered and not self._transport.is_closing():
+            self._transport.write(gathered)
 
     def write_frame(self, frame: bytes) -> None:
         """Send whole frames as they are."""
+        if self._gathered is not None:
+            self._write_gathered()
         if not self._closing and not self._transport.is_closing():
             self._transport.write(frame)
 
@@ -337,6 +359,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._ended:
             return
         self._ended = self._closing = self.keeps_up = True
+        self._write_gathered()
         if not self._transport.is_closing():
             self._transport.close()  # when what was written is read, or after the grace
             self._loop.call_later(CLOSE_GRACE, self._transport.abort)
