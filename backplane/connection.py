@@ -30,6 +30,7 @@ from backplane.keys import Keys
 from backplane.live import LiveChannels
 from backplane.log import Log
 from backplane.pipeline import pipelined
+from backplane.readings import Readings
 from backplane.scripts import Call, load_all, run, run_many
 from backplane.sessions import Sessions
 from backplane.settings import Settings
@@ -117,6 +118,7 @@ class Backplane:
         self._slots = lru_cache(maxsize=8192)(self._slots_of)
         self.live = LiveChannels(settings, self.keys.canary(settings.node_id), self._publish)
         self.doorbell = Doorbell(self.keys, redis, blocking, settings.redis_timeout, settings.tenant_weights)
+        self.readings = Readings(self)
         self.log = Log(self)
         self.sessions = Sessions(self)
         self.turns = Turns(self)

@@ -76,7 +76,7 @@ class Log:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        answer = await self._backplane.run(self._backplane.call("read", ref, subject, epoch, after, most))
+        answer = await self._backplane.readings.run(self._backplane.call("read", ref, subject, epoch, after, most))
         page = _page(answer)
         if page is None:
             raise no_such_thread()

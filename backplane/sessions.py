@@ -166,7 +166,9 @@ class Sessions:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        code, version, entries = await self._backplane.run(self._backplane.call("history", ref, subject, before, most))
+        code, version, entries = await self._backplane.readings.run(
+            self._backplane.call("history", ref, subject, before, most)
+        )
         if code == b"not_found":
             raise no_such_thread()
         return version, _decode(entries)
@@ -178,7 +180,7 @@ class Sessions:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        code, epoch, top, messages, turns, entries, ancestry = await self._backplane.run(
+        code, epoch, top, messages, turns, entries, ancestry = await self._backplane.readings.run(
             self._backplane.call("snapshot", ref, subject, most)
         )
         if code == b"not_found":

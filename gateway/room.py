@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -27,7 +28,12 @@ from gateway.metrics import Metrics
 from gateway.recent import Recent
 
 _log = structlog.get_logger("gateway.room")
+_KEPT = 0.25
+"""Seconds for which a reading is kept for the next who ask for the same. A thousand who come back with one cursor take
+about half a second; what is kept of many logs stays as little as what is read of them at once."""
 _BEGINS = frozenset({CHAT_ACCEPTED, INFERENCE_START})
+_Asked = tuple[str, str, int]
+_Reading = asyncio.Task[tuple[Page, list[Event]]]
 
 
 class Member(Protocol):
@@ -95,7 +101,7 @@ class Room:
         self._heard_up_to = 0
         self._recent = Recent()
         self._filling: asyncio.Task[None] | None = None
-        self._readings: dict[tuple[str, str, int], asyncio.Task[tuple[Page, list[Event]]]] = {}
+        self._readings: dict[_Asked, _Reading] = {}
         self._catching_up: set[asyncio.Task[None]] = set()
 
     @property
@@ -125,6 +131,7 @@ class Room:
 
     def missed(self) -> None:
         """The node was deaf for a while: read the log."""
+        self._readings.clear()
         self.fill()
 
     def _notify(self, epoch: str, notice: Event) -> None:
@@ -254,6 +261,7 @@ class Room:
         if self._offset > shared:
             return False
         self._epoch, self._ancestry, self._heard_up_to = epoch, ancestry, self._offset
+        self._readings.clear()
         for member, place in list(self._members.items()):
             if place.after > shared:  # it read ahead of the room, before the failover
                 self.remove(member)
@@ -271,6 +279,7 @@ class Room:
         self._epoch, self._offset, self._heard_up_to, self._ancestry = None, 0, 0, {}
         self._recent.clear()
         self.active.clear()
+        self._readings.clear()
 
     # --- joining and leaving ---------------------------------------------------------------------------
 
@@ -327,18 +336,31 @@ class Room:
             self._meet(epoch, at, page.events, page)
             if self._admit(member, at):
                 return max(at, self._offset)
+            self._readings.pop((subject, epoch, at), None)  # the room is further than what may have been kept
 
     async def _read_together(self, subject: str, epoch: str, after: int) -> tuple[Page, list[Event]]:
-        """Return a page of the log, raw and merged; those who ask for the same one at once share one reading.
+        """Return a page of the log, raw and merged; those who ask for the same one together share one reading.
 
         When a node dies, hundreds come back with the same cursor, and each event is encoded once for all of them.
+        They come one after the other: what was read is kept for a moment. Later events come from the room, which
+        is told of them.
         """
         key = (subject, epoch, after)
         reading = self._readings.get(key)
         if reading is None:
             reading = self._readings[key] = asyncio.create_task(self._read_merged(*key), name=f"read-{self.ref}")
-            reading.add_done_callback(lambda _: self._readings.pop(key))
+            reading.add_done_callback(partial(self._keep_for_a_moment, key))
         return await asyncio.shield(reading)
+
+    def _keep_for_a_moment(self, key: _Asked, reading: _Reading) -> None:
+        if reading.cancelled() or reading.exception() is not None or not reading.result()[0].reached:
+            self._forget(key, reading)
+        else:
+            asyncio.get_running_loop().call_later(_KEPT, self._forget, key, reading)
+
+    def _forget(self, key: _Asked, reading: _Reading) -> None:
+        if self._readings.get(key) is reading:
+            del self._readings[key]
 
     async def _read_merged(self, subject: str, epoch: str, after: int) -> tuple[Page, list[Event]]:
         page = await self._backplane.log.read(self.ref, subject=subject, epoch=epoch, after=after)
@@ -352,10 +374,11 @@ class Room:
             self.lose_all("the log was lost, and another begun")
         if self._epoch is None:
             self._epoch, self._offset, self._ancestry = epoch, at, found.ancestry
-        elif events:
+        elif at > self._offset:
             self._advance(epoch, events)
-        # whoever comes with a cursor may not be sent the event that began them, and the poll must know
-        self.active |= found.active
+        if at >= self._offset:  # else it is older than what the room knows
+            # whoever comes with a cursor may not be sent the event that began them, and the poll must know
+            self.active |= found.active
 
     def _admit(self, member: Member, at: int) -> bool:
         """Add a member that has everything up to `at`; False when the room has moved on too far."""

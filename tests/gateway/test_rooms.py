@@ -13,7 +13,9 @@ from backplane.errors import NotFound
 from backplane.events import Event, body
 from backplane.ids import ThreadRef, thread_ref
 from backplane.turns import Batch, Claim, Ending, Start
+from gateway import room
 from gateway.metrics import Metrics
+from gateway.recent import MOST_EVENTS
 from gateway.room import Joined, Room
 from gateway.rooms import Rooms
 from tests.support.waiting import wait_until
@@ -402,3 +404,41 @@ async def test_one_member_that_is_slow_to_join_does_not_hold_up_another(
     blocked.set()
     await joining
     await wait_until(lambda: late.offsets == list(range(1, 103)), "and so is the late one, of everything")
+
+
+async def test_those_who_come_soon_after_each_other_share_one_reading(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for word in "abc":
+        await thread.say(word)
+    read, asked = thread.backplane.log.read, 0
+
+    async def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await read(*arguments, **options)
+
+    monkeypatch.setattr(thread.backplane.log, "read", counted)
+    members = [Watcher() for _ in range(5)]
+    for member in members:
+        assert (await thread.join(member, (thread.claim.epoch, 0))).offset == 5
+    assert asked == 1
+    assert all(member.offsets == [1, 2, 3, 4, 5] for member in members)
+    assert members[0].events[-1] is members[1].events[-1], "and each event is encoded once for all of them"
+    with pytest.raises(NotFound):
+        await thread.join(Watcher(), (thread.claim.epoch, 0), "bob")
+
+
+async def test_who_gets_a_kept_reading_gets_what_came_behind_it_too(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_KEPT", 3600.0)
+    first = Watcher()
+    await thread.join(first, (thread.claim.epoch, 2))
+    for count in (3, 2 * MOST_EVENTS):  # what the room remembers, and more than that
+        last = await thread.say(*["word "] * count)
+        await wait_until(lambda offset=last: thread.room.position == (thread.claim.epoch, offset), "the room has them")
+        member = Watcher()
+        joined = await thread.join(member, (thread.claim.epoch, 2))
+        assert (joined.recovered, joined.offset) == (True, last)
+        assert member.offsets == list(range(3, last + 1))
