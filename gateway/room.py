@@ -374,7 +374,7 @@ class Room:
             self.lose_all("the log was lost, and another begun")
         if self._epoch is None:
             self._epoch, self._offset, self._ancestry = epoch, at, found.ancestry
-        elif at > self._offset:
+        elif events and at > self._offset:
             self._advance(epoch, events)
         if at >= self._offset:  # else it is older than what the room knows
             # whoever comes with a cursor may not be sent the event that began them, and the poll must know
