@@ -1,5 +1,5 @@
 import { Backoff } from "./backoff.js";
-import { ThreadlineError, closed, refusal } from "./errors.js";
+import { ThreadlineError, closed, isRecord, refusal } from "./errors.js";
 import { parseEvent } from "./events.js";
 import type { ThreadEvent } from "./events.js";
 import { Link, LinkLost } from "./link.js";
@@ -26,6 +26,8 @@ export interface Status {
   readonly state: "connecting" | "connected" | "offline" | "refused" | "closed";
   /** The gateway in use, or null. */
   readonly url: string | null;
+  /** True while the gateway in use has lost Redis: nothing new comes until it has it again; then nothing is missing. */
+  readonly degraded: boolean;
   /** Why the last connection ended or was not had, for people; null while all is well. */
   readonly error: Error | null;
 }
@@ -38,12 +40,16 @@ export interface Watcher {
   event(event: ThreadEvent): void;
   linked(): void;
   lost(): void;
+  /** `status.degraded` has changed. */
+  degraded(): void;
   failed(error: ThreadlineError): void;
 }
 
 /** The one place that decides when to connect, where to, and when to give up. */
 export class Connection {
-  status: Status = { state: "connecting", url: null, error: null };
+  status: Status = { state: "connecting", url: null, degraded: false, error: null };
+  /** What the gateway said of Redis, perhaps before its handshake was done. */
+  private degraded = false;
   private current: Link | null = null;
   private failure: ThreadlineError | null = null;
   private next = 0;
@@ -142,7 +148,7 @@ export class Connection {
     this.refusals = 0;
     if (this.failure) {
       this.failure = null;
-      this.tell({ state: "connecting", url: null, error: null });
+      this.tell({ state: "connecting", url: null, degraded: false, error: null });
       if (!this.running) void this.run();
     }
     this.current?.cut("left on purpose");
@@ -182,6 +188,7 @@ export class Connection {
 
   private async open(url: string): Promise<Link | null> {
     try {
+      this.degraded = false; // each gateway says how it is there
       const token = await tokenOf(this.token);
       if (this.failure) return null;
       const link = await Link.open(url, token, this.transports, (name, fields) => this.frame(name, fields));
@@ -210,7 +217,7 @@ export class Connection {
     this.refusals = 0;
     this.current = link;
     this.heard = Date.now();
-    this.tell({ state: "connected", url: link.url, error: null });
+    this.tell({ state: "connected", url: link.url, degraded: this.degraded, error: null });
     for (const watcher of this.watchers) watcher.linked();
   }
 
@@ -218,13 +225,13 @@ export class Connection {
     this.current = null;
     this.alarm.clear();
     if (this.failure) return;
-    this.tell({ state: "offline", url: null, error: new LinkLost(reason) });
+    this.tell({ state: "offline", url: null, degraded: false, error: new LinkLost(reason) });
     for (const watcher of this.watchers) watcher.lost();
   }
 
   private fail(state: "refused" | "closed", error: ThreadlineError): void {
     this.failure = error;
-    this.tell({ state, url: null, error });
+    this.tell({ state, url: null, degraded: false, error });
     for (const watcher of this.watchers) watcher.failed(error);
   }
 
@@ -252,6 +259,12 @@ export class Connection {
 
   private frame(name: string, fields: unknown): void {
     this.heard = Date.now();
+    if (name === "degraded") {
+      this.degraded = isRecord(fields) && fields["active"] === true;
+      if (this.current) this.tell({ ...this.status, degraded: this.degraded });
+      for (const watcher of this.watchers) watcher.degraded();
+      return;
+    }
     if (name === "auth_expired") {
       void this.refresh();
       return;

@@ -86,6 +86,10 @@ export class Feed implements Watcher {
     this.listener.degraded("offline");
   }
 
+  degraded(): void {
+    this.settle();
+  }
+
   failed(error: ThreadlineError): void {
     clearTimeout(this.timer);
     this.listener.degraded("refused");
@@ -102,7 +106,7 @@ export class Feed implements Watcher {
     clearTimeout(this.timer);
     const { standing } = this.tracker;
     if (standing === "live" || standing === "absent") {
-      this.listener.degraded(undefined);
+      this.listener.degraded(this.connection.status.degraded ? "unavailable" : undefined);
       if (standing === "absent") this.lookAgain();
       else this.absentWait = ABSENT_FIRST;
       return;

@@ -139,8 +139,11 @@ export interface Outcome {
   readonly event: ChatDone | ChatError | null;
 }
 
-/** Why what is shown may be behind: no connection; not caught up yet; the gateway refuses the thread or the token. */
-export type Degraded = "offline" | "behind" | "refused";
+/**
+ * Why what is shown may be behind: no connection; not caught up yet; the gateway has lost Redis; the gateway refuses
+ * the thread or the token.
+ */
+export type Degraded = "offline" | "behind" | "unavailable" | "refused";
 
 export interface ThreadState {
   readonly thread_id: string;

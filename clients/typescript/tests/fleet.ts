@@ -9,6 +9,7 @@ import type { Thread } from "../src/index.js";
 interface Fleet {
   readonly urls: readonly string[];
   readonly pids: readonly number[];
+  readonly store: number;
   readonly secret: string;
 }
 

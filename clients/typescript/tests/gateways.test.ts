@@ -328,6 +328,23 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
     await expect(thread.send("hello")).rejects.toMatchObject({ code: "closed" });
   });
 
+  test("says so while the gateway has lost Redis, and misses nothing when it is back", async () => {
+    const client = open();
+    const thread = client.thread(newThread());
+    const turn = await thread.send("say 60 words", { metadata: { delay_ms: 50 } });
+    await until(thread, (state) => (state.turn?.text.length ?? 0) > 30);
+    process.kill(fleet?.store ?? 0, "SIGSTOP");
+    try {
+      await until(thread, (state) => state.degraded === "unavailable");
+      expect(client.status).toMatchObject({ state: "connected", degraded: true });
+    } finally {
+      process.kill(fleet?.store ?? 0, "SIGCONT");
+    }
+    expect((await turn.wait()).text.trim()).toBe(words(60));
+    await until(thread, (state) => state.degraded === undefined);
+    expect(client.status.degraded).toBe(false);
+  });
+
   // the last one: node three does not come back
   test("goes on at another node when its own is killed in mid-stream", async () => {
     const client = open({ urls: [three, two, one] });

@@ -94,7 +94,8 @@ async def test_its_types_hold_and_its_bundle_is_small() -> None:
 async def test_it_keeps_its_promises_against_real_gateways(tmp_path: Path) -> None:
     settings = {"jwt_secret": SECRET, "log_max_entries": 100}
     async with Fleet(tmp_path, gateways=3, workers=1, settings=settings) as fleet:
-        told = {"urls": fleet.urls, "pids": [member.pid for member in fleet.gateways], "secret": SECRET}
+        pids = [member.pid for member in fleet.gateways]
+        told = {"urls": fleet.urls, "pids": pids, "store": fleet.store.pid, "secret": SECRET}
         code, output = await ran("npx", "vitest", "run", environment={"THREADLINE_FLEET": json.dumps(told)})
     assert code == 0, output
     assert "skipped" not in output, output
