@@ -84,8 +84,12 @@ ROWS: tuple[Row, ...] = (
         (
             Measure("delta_1", "CPU of gateway, store and worker per 100,000 deltas, 1 node", "s"),
             Measure("delta_4", "the same, 4 nodes", "s", Goal("ratio", 14)),
-            Measure("frame_1", "the same per 100,000 frames, 1 node", "s"),
-            Measure("frame_4", "the same per 100,000 frames, 4 nodes", "s"),
+            Measure("gateway_4", "of that the gateways", "s"),
+            Measure("store_4", "of that the store", "s"),
+            Measure("worker_4", "of that the worker, or the publisher", "s"),
+            Measure("agents", "of that those who talk, measured alone", "s", compared=False),
+            Measure("frame_1", "CPU of all per 100,000 frames, 1 node", "s"),
+            Measure("frame_4", "the same, 4 nodes", "s"),
         ),
     ),
     Row(
@@ -117,6 +121,10 @@ ROWS: tuple[Row, ...] = (
             _ms("p99", "the same: p99", 10),
             _ms("p50_gathered", "the same with the default of coalescing: p50"),
             _ms("p99_gathered", "the same with the default of coalescing: p99"),
+            _ms("floor_p50", "floor: a bare server that writes the same frame to 1,000 sockets: p50"),
+            _ms("floor_p99", "the same: p99"),
+            _ms("floor_write_p50", "of that its 1,000 calls of `transport.write`: p50"),
+            _ms("floor_write_p99", "the same: p99"),
         ),
     ),
     Row(

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from scripts.benchmark.bench import Bench, settled
 from scripts.benchmark.clients import Clients
-from scripts.benchmark.pace import Plan
+from scripts.benchmark.pace import Plan, due
+from scripts.benchmark.peers import Peer
 from scripts.benchmark.processes import Role
-from scripts.benchmark.systems import SOON, System
+from scripts.benchmark.systems import HOST, SOON, System, python
 from scripts.benchmark.tally import Tally
 from scripts.benchmark.threadline import Threadline
+from scripts.benchmark.watcher import Target
 
 Values = dict[str, float]
 _PER = 100_000
@@ -69,7 +71,24 @@ async def whole_system(bench: Bench, name: str) -> Values:
             values[f"frame_{nodes}"] = spent / flow.frames * _PER
             for role, cpu in flow.cpu.items():
                 values[f"{role}_{nodes}"] = cpu / flow.deltas * _PER
+    if name in (Threadline.name, "stock"):
+        values["agents"] = await agents_alone(bench, threads)
     return values
+
+
+async def agents_alone(bench: Bench, threads: int) -> float:
+    """Return the processor seconds that those who talk use for 100,000 deltas when nobody takes these from them.
+
+    They wait for the next word and say it: the load, in the process of the worker or of stock's publisher.
+    """
+    plan = Plan(((_RATE, bench.seconds(_TALK / 2)),), start_at=time.time() + SOON)
+
+    async def speak() -> int:
+        return sum([count async for count in due(plan)])
+
+    begin = time.process_time()
+    said = sum(await asyncio.gather(*(speak() for _ in range(threads))))
+    return (time.process_time() - begin) / said * _PER
 
 
 async def growth(bench: Bench, name: str) -> Values:
@@ -164,6 +183,9 @@ def _rates(first: _Sample, last: _Sample, plan: Plan) -> Values:
 
 # --- how fast ------------------------------------------------------------------------------------------------
 
+_CROWD, _SLOW, _LISTEN = 1000, 10.0, 8.0
+"""Sockets on one thread, its events a second, and seconds."""
+
 
 async def fan_out(bench: Bench, name: str) -> Values:
     """Measure from the agent's mouth to each of 1,000 sockets that watch one thread, at 10 events a second."""
@@ -171,12 +193,34 @@ async def fan_out(bench: Bench, name: str) -> Values:
     if name == Threadline.name:
         gathered = await _fan_out(bench, name)
         values |= {"p50_gathered": gathered["p50"], "p99_gathered": gathered["p99"]}
+        values |= await _floor(bench)
     return values
 
 
+async def _floor(bench: Bench) -> Values:
+    """Measure the same of a server that does nothing but write a frame to each socket, from its own mouth."""
+    sockets = bench.count(_CROWD, 10)
+    plan = Plan(((_SLOW, bench.seconds(_LISTEN)),), timed=True)
+    server = await Peer.start(python("scripts.benchmark.trivial_server"))
+    try:
+        port = (await server.ask("listen"))["port"]
+        async with Clients(bench.load_processes, "plain") as clients:
+            await clients.open([Target(HOST, port, "bench-0")] * sockets)
+            wrote = await server.ask("talk", plan=plan.as_dict())
+            tally, _ = await settled(clients, plan.deltas * plan.letters * sockets)
+    finally:
+        await server.close()
+    return {
+        "floor_p50": tally.percentile(0.5),
+        "floor_p99": tally.percentile(0.99),
+        "floor_write_p50": wrote["p50"],
+        "floor_write_p99": wrote["p99"],
+    }
+
+
 async def _fan_out(bench: Bench, name: str, **settings: object) -> Values:
-    sockets, thread = bench.count(1000, 10), names(1)
-    plan = Plan(((10.0, bench.seconds(8)),), timed=True)
+    sockets, thread = bench.count(_CROWD, 10), names(1)
+    plan = Plan(((_SLOW, bench.seconds(_LISTEN)),), timed=True)
     async with bench.system(name, **settings) as (system, clients):  # type: ignore[arg-type]
         await system.prepare(thread)
         await clients.open(system.targets(thread, sockets))

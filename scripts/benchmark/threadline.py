@@ -14,7 +14,7 @@ from backplane.settings import ENV_PREFIX
 from scripts.benchmark import agents
 from scripts.benchmark.notes import Notes
 from scripts.benchmark.pace import Plan
-from scripts.benchmark.processes import PATIENCE, NotReady, Process
+from scripts.benchmark.processes import PATIENCE, NotReady, Process, Role
 from scripts.benchmark.proxy import Proxy
 from scripts.benchmark.systems import HOST, System, python
 from scripts.benchmark.watcher import Style
@@ -38,14 +38,24 @@ class Threadline(System):
         nodes: gateways.
         workers: workers.
         proxy: the workers' way to the store, when it is not the direct one.
+        variant: of scripts/benchmark/variants.py, in place of the product's own processes.
         settings: further settings of all its processes, by their names in capitals.
     """
 
     name = "threadline"
     style: Style = "threadline"
 
-    def __init__(self, nodes: int = 1, *, workers: int = 1, proxy: Proxy | None = None, **settings: object) -> None:
+    def __init__(
+        self,
+        nodes: int = 1,
+        *,
+        workers: int = 1,
+        proxy: Proxy | None = None,
+        variant: str | None = None,
+        **settings: object,
+    ) -> None:
         super().__init__(nodes)
+        self._variant = variant
         self._workers = workers
         self._settings = {**_LOAD, **settings}
         self._proxy = proxy
@@ -59,7 +69,7 @@ class Threadline(System):
             port = free_port()
             self.ports.append(port)
             own = {"PORT": port, "NODE_ID": f"node-{index}", "REDIS_URL": self.redis_url}
-            await self.processes.start("gateway", python("cli.main", "gateway"), self._environment(own))
+            await self.processes.start("gateway", self._program("gateway"), self._environment(own))
         for _ in range(self._workers):
             await self.start_worker()
         for process, port in zip(self.gateways, self.ports, strict=True):
@@ -75,7 +85,12 @@ class Threadline(System):
         """Start one more worker; it is not ready yet."""
         port = self._proxy.port if self._proxy is not None else self.store_port
         own = {"NODE_ID": f"worker-{len(self.processes.all)}", "REDIS_URL": f"redis://{HOST}:{port}/0"}
-        return await self.processes.start("worker", python("cli.main", "worker"), self._environment(own))
+        return await self.processes.start("worker", self._program("worker"), self._environment(own))
+
+    def _program(self, role: Role) -> tuple[str, ...]:
+        if self._variant is None:
+            return python("cli.main", role)
+        return python("scripts.benchmark.variants", role, self._variant)
 
     def _environment(self, own: Mapping[str, object]) -> dict[str, str]:
         # what the shell sets for a deployment must not change what is measured

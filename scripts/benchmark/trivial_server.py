@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, cast
 
+from scripts.benchmark.pace import Plan, due, word
 from scripts.benchmark.peers import run, serve
+from scripts.benchmark.tally import percentile
 
 EVENTS = 100_000
 """To each socket."""
@@ -59,7 +62,20 @@ async def main() -> None:
             connection.transport.write(made)
         return {"events": EVENTS * len(connected)}
 
-    await serve({"listen": listen, "flood": flood})
+    async def talk(asked: dict[str, Any]) -> dict[str, Any]:
+        """Say a plan's deltas to everybody; answer how long (ms) it took to write one to all."""
+        plan, took, offset = Plan.of(asked["plan"]), [], 0
+        async for count in due(plan):
+            for _ in range(count):
+                offset += 1
+                begin = time.perf_counter()
+                said = frame(f'{_HEAD}{_IDS}{offset},"seq":1,"ts":1,"delta":"{word(plan, offset)}","round":1}}]')
+                for connection in connected:
+                    connection.transport.write(said)
+                took.append((time.perf_counter() - begin) * 1000)
+        return {"p50": percentile(took, 0.5), "p99": percentile(took, 0.99)}
+
+    await serve({"listen": listen, "flood": flood, "talk": talk})
 
 
 if __name__ == "__main__":
