@@ -24,8 +24,8 @@ _BACKOFF_FIRST, _BACKOFF_MOST = 0.05, 0.5
 _AT_ONCE = 256
 _SLOWEST = 2.5
 """50 ms by default: twenty frames a second look like a flow, and nobody reads as fast."""
-_FASTEST_FOR = 4
-"""Turns that talk at once up to which the beat is not slowed: at 20 ms, 200 appends a second."""
+_FASTEST_FOR = 3
+"""Turns that talk at once up to which the beat is not slowed: at 20 ms, 150 appends a second."""
 
 
 class Appender:

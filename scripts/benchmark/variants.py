@@ -30,6 +30,18 @@ from scripts.benchmark.peers import loop_factory
 from worker.loading import load_agent
 from worker.runtime import Worker
 
+VARIANTS = frozenset(
+    {
+        "asgi",
+        "asyncio",
+        "encoded-each",
+        "framed-each",
+        "library-pipelines",
+        "library-pubsub",
+        "one-by-one",
+        "one-channel",
+    }
+)
 THREADS = 16
 """Threads of the run: what a node hears that hears every thread."""
 
@@ -154,6 +166,8 @@ async def _worker(told: Settings, variant: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Be a variant until ended."""
     role, variant = arguments
+    if variant not in VARIANTS:
+        raise SystemExit(f"expected one of {', '.join(sorted(VARIANTS))}, got {variant!r}")
     told = settings.load()
     logs.configure(told)
     be = {"gateway": _gateway, "worker": _worker}[role]

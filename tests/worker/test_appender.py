@@ -120,7 +120,7 @@ async def test_turns_that_talk_at_once_share_a_round_trip(store: Store, appender
     assert [request for request, _ in store.trips[-1]] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize(("turns", "slower"), [(1, 1.0), (4, 1.0), (8, 2.0), (10, 2.5), (100, 2.5)])
+@pytest.mark.parametrize(("turns", "slower"), [(1, 1.0), (3, 1.0), (6, 2.0), (8, 2.5), (100, 2.5)])
 async def test_the_beat_is_slower_while_many_talk_at_once(
     store: Store, appender: Appender, turns: int, slower: float
 ) -> None:
