@@ -372,6 +372,21 @@ class Turns:
         ]
         return running.decode() or None, state.decode(), waiting
 
+    async def beginning(self, ref: ThreadRef, subject: str, request_id: str = "") -> tuple[str, str, int] | None:
+        """Return `(epoch, request id, offset)` of the first event of a turn, or (empty) of the primary one that runs.
+
+        None when nothing runs, or the turn is not known, or waits in a lane.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        call = self._call("beginning", ref, subject, request_id)
+        code, epoch, request, offset = await self._backplane.run(call)
+        if code == b"not_found":
+            raise no_such_thread()
+        return (epoch.decode(), request.decode(), offset) if offset else None
+
     async def unqueue(self, ref: ThreadRef, subject: str, request_id: str | None = None) -> list[str]:
         """Take a waiting message out of its lane, or (None) all of them. Returns the ids that were removed.
 

@@ -22,7 +22,7 @@ from gateway.streams import Stream, cursor
 from gateway.verbs import Verbs
 
 _log = structlog.get_logger("gateway.http")
-_PING_SECONDS = 15
+PING_SECONDS = 15
 """A comment is sent when a stream was silent for this long, so that no proxy closes it."""
 
 INDEX = """Threadline: a Socket.IO gateway for AI-agent chat.
@@ -33,6 +33,7 @@ INDEX = """Threadline: a Socket.IO gateway for AI-agent chat.
   stop it        POST /v1/threads/{thread_id}/cancel
   read it        GET  /v1/threads/{thread_id}
   all of them    GET  /v1/threads                     PATCH and DELETE one: a title, an end
+  AG-UI, AI SDK  POST /v1/agui  /v1/ai/chat           docs/dialects.md
   health         /healthz  /readyz  /metrics
 """
 
@@ -59,18 +60,18 @@ class Http:
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
             Route("/metrics", self._serve_metrics),
-            Route("/v1/threads", self._answer(self._threads), methods=["GET"]),
-            Route(thread, self._answer(self._snapshot), methods=["GET"]),
-            Route(thread, self._answer(self._rename), methods=["PATCH"]),
-            Route(thread, self._answer(self._delete), methods=["DELETE"]),
-            Route(f"{thread}/turns", self._answer(self._start), methods=["POST"]),
-            Route(f"{thread}/cancel", self._answer(self._cancel), methods=["POST"]),
-            Route(f"{thread}/messages", self._answer(self._history), methods=["GET"]),
-            Route(f"{thread}/queue", self._answer(self._queue_status), methods=["GET"]),
-            Route(f"{thread}/queue", self._answer(self._queue_clear), methods=["DELETE"]),
-            Route(f"{thread}/queue/{{item_id}}", self._answer(self._queue_remove), methods=["DELETE"]),
-            Route(f"{thread}/approvals/{{approval_id}}", self._answer(self._decide), methods=["POST"]),
-            Route(f"{thread}/events", self._answer(self._events), methods=["GET"]),
+            Route("/v1/threads", self.answered(self._threads), methods=["GET"]),
+            Route(thread, self.answered(self._snapshot), methods=["GET"]),
+            Route(thread, self.answered(self._rename), methods=["PATCH"]),
+            Route(thread, self.answered(self._delete), methods=["DELETE"]),
+            Route(f"{thread}/turns", self.answered(self._start), methods=["POST"]),
+            Route(f"{thread}/cancel", self.answered(self._cancel), methods=["POST"]),
+            Route(f"{thread}/messages", self.answered(self._history), methods=["GET"]),
+            Route(f"{thread}/queue", self.answered(self._queue_status), methods=["GET"]),
+            Route(f"{thread}/queue", self.answered(self._queue_clear), methods=["DELETE"]),
+            Route(f"{thread}/queue/{{item_id}}", self.answered(self._queue_remove), methods=["DELETE"]),
+            Route(f"{thread}/approvals/{{approval_id}}", self.answered(self._decide), methods=["POST"]),
+            Route(f"{thread}/events", self.answered(self._events), methods=["GET"]),
         ]
 
     # --- for operators ---------------------------------------------------------------------------------
@@ -90,8 +91,8 @@ class Http:
 
     # --- verbs -----------------------------------------------------------------------------------------
 
-    def _answer(self, handler: Handler) -> Handler:
-        """Answer errors with their code and status, and count the call."""
+    def answered(self, handler: Handler) -> Handler:
+        """Return a handler that answers errors with their code and status, and count the call."""
 
         @wraps(handler)
         async def answered(request: Request) -> Response:
@@ -110,64 +111,69 @@ class Http:
 
         return answered
 
-    async def _who(self, request: Request) -> Identity:
+    async def who(self, request: Request) -> Identity:
+        """Return who asks.
+
+        Raises:
+            Unauthorized: when the token is missing or not valid.
+        """
         return await self._authenticator.authenticate(bearer(request.headers))
 
     def _read(self, model: type[payloads.AnyPayload], request: Request, given: dict[str, Any]) -> payloads.AnyPayload:
         return payloads.read(model, given | request.path_params, self._settings)
 
     async def _start(self, request: Request) -> Response:
-        identity = await self._who(request)
-        asked = self._read(payloads.ChatStart, request, await self._body(request))
+        identity = await self.who(request)
+        asked = self._read(payloads.ChatStart, request, await self.body(request))
         ack = await self._verbs.start(identity, asked, client_id="http", member=None)
         return JSONResponse(ack, 202)
 
     async def _cancel(self, request: Request) -> Response:
-        identity = await self._who(request)
-        asked = self._read(payloads.ChatCancel, request, await self._body(request))
+        identity = await self.who(request)
+        asked = self._read(payloads.ChatCancel, request, await self.body(request))
         return JSONResponse(await self._verbs.cancel(identity, asked))
 
     async def _snapshot(self, request: Request) -> Response:
-        identity = await self._who(request)
+        identity = await self.who(request)
         asked = self._read(payloads.ThreadHistory, request, _counts(request, "limit"))
         return JSONResponse(await self._verbs.snapshot(identity, asked))
 
     async def _history(self, request: Request) -> Response:
-        identity = await self._who(request)
+        identity = await self.who(request)
         asked = self._read(payloads.ThreadHistory, request, _counts(request, "limit", "before"))
         return JSONResponse(await self._verbs.history(identity, asked))
 
     async def _threads(self, request: Request) -> Response:
-        identity = await self._who(request)
+        identity = await self.who(request)
         given: dict[str, Any] = _counts(request, "limit")
         if "before" in request.query_params:
             given["before"] = request.query_params["before"]
         return JSONResponse(await self._verbs.threads(identity, self._read(payloads.ThreadList, request, given)))
 
     async def _rename(self, request: Request) -> Response:
-        identity = await self._who(request)
-        asked = self._read(payloads.ThreadRename, request, await self._body(request))
+        identity = await self.who(request)
+        asked = self._read(payloads.ThreadRename, request, await self.body(request))
         return JSONResponse(await self._verbs.rename(identity, asked))
 
     async def _delete(self, request: Request) -> Response:
-        identity = await self._who(request)
+        identity = await self.who(request)
         return JSONResponse(await self._verbs.delete(identity, self._read(payloads.ThreadDelete, request, {})))
 
     async def _queue_status(self, request: Request) -> Response:
-        identity = await self._who(request)
+        identity = await self.who(request)
         return JSONResponse(await self._verbs.queue_status(identity, self._read(payloads.QueueStatus, request, {})))
 
     async def _queue_clear(self, request: Request) -> Response:
-        identity = await self._who(request)
+        identity = await self.who(request)
         return JSONResponse(await self._verbs.queue_clear(identity, self._read(payloads.QueueClear, request, {})))
 
     async def _queue_remove(self, request: Request) -> Response:
-        identity = await self._who(request)
+        identity = await self.who(request)
         return JSONResponse(await self._verbs.queue_remove(identity, self._read(payloads.QueueRemove, request, {})))
 
     async def _decide(self, request: Request) -> Response:
-        identity = await self._who(request)
-        asked = self._read(payloads.ApprovalDecide, request, await self._body(request))
+        identity = await self.who(request)
+        asked = self._read(payloads.ApprovalDecide, request, await self.body(request))
         return JSONResponse(await self._verbs.decide(identity, asked))
 
     async def _events(self, request: Request) -> Response:
@@ -179,9 +185,14 @@ class Http:
         asked = self._read(payloads.ThreadSubscribe, request, given)
         stream = Stream(self._verbs, self._metrics, self._node.degraded, identity, asked)
         joined = await stream.join()
-        return EventSourceResponse(stream.events(joined), ping=_PING_SECONDS, sep="\n")
+        return EventSourceResponse(stream.events(joined), ping=PING_SECONDS, sep="\n")
 
-    async def _body(self, request: Request) -> dict[str, Any]:
+    async def body(self, request: Request) -> dict[str, Any]:
+        """Return the JSON object that a request carries, or an empty one.
+
+        Raises:
+            InvalidPayload, TooLarge: when it is none, or over `max_frame_bytes`.
+        """
         raw = bytearray()
         async for chunk in request.stream():
             raw += chunk

@@ -22,6 +22,7 @@ from backplane.recoverer import Recoverer
 from backplane.settings import Settings
 from gateway import auth
 from gateway.auth import Authenticator
+from gateway.dialects.routes import Dialects
 from gateway.engine import server_options
 from gateway.http import Http
 from gateway.manager import RoomChannelManager
@@ -54,7 +55,7 @@ class Gateway:
         self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics)
         http = Http(settings, authenticator, verbs, self.node, self.metrics)
         # sockets come first: a connection that lasts for hours need not pass all of Starlette's layers
-        self.routes = http.routes()
+        self.routes = [*http.routes(), *Dialects(settings, verbs, self.node, self.metrics, http).routes()]
         self.app = OriginGuard(ASGIApp(self._server, Starlette(routes=self.routes)), settings)
         self.metrics.sockets.set_function(lambda: len(self.sockets))
         self.metrics.rooms.set_function(lambda: len(self.rooms))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from sse_starlette import ServerSentEvent
 
@@ -85,18 +86,26 @@ class Stream:
 
     async def events(self, joined: Ack) -> AsyncIterator[ServerSentEvent]:
         """Yield what the reader gets: a `snapshot` unless it was recovered, then each event in order."""
-        epoch = joined["epoch"]
-        self._metrics.streams.inc()
-        self._degraded.add(self)
-        try:
+        async with aclosing(self.received()) as received:
             if "snapshot" in joined:
                 yield ServerSentEvent(
-                    event="snapshot", id=f"{epoch}:{joined['offset']}", data=dumps(joined["snapshot"]), sep="\n"
+                    event="snapshot",
+                    id=f"{joined['epoch']}:{joined['offset']}",
+                    data=dumps(joined["snapshot"]),
+                    sep="\n",
                 )
-            while (event := await self._waiting.get()) is not None:
+            async for event in received:
                 # a notice has no place in the log: the reader's cursor stays as it is. A failover begins another epoch.
                 place = f"{event.fields['epoch']}:{event.offset}" if event.offset else None
                 yield ServerSentEvent(event=event.name, id=place, data=event.text, sep="\n")
+
+    async def received(self) -> AsyncGenerator[Event]:
+        """Yield each event in order, until the stream is lost or the thread is deleted; then leave."""
+        self._metrics.streams.inc()
+        self._degraded.add(self)
+        try:
+            while (event := await self._waiting.get()) is not None:
+                yield event
                 self._waiting.task_done()
                 if event.name == THREAD_DELETED:
                     return

@@ -7,6 +7,7 @@ from typing import Any
 
 from backplane.connection import Backplane
 from backplane.errors import NotFound, RateLimited
+from backplane.events import Event
 from backplane.ids import ThreadRef
 from backplane.turns import Start, Started
 from gateway.auth import ANONYMOUS, Identity
@@ -206,6 +207,40 @@ class Verbs:
         task.add_done_callback(self._touches.discard)
 
     # --- what waits and what asks ----------------------------------------------------------------------
+
+    async def beginning(self, identity: Identity, thread_id: str, request_id: str = "") -> tuple[str, str, int] | None:
+        """Return `(epoch, request id, offset)` of where a turn begins in the log; None when there is no such turn.
+
+        Args:
+            identity: who asks.
+            thread_id: a valid one.
+            request_id: the turn; empty for the primary one that runs.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        ref = ThreadRef(identity.tenant, thread_id)
+        return await self._backplane.turns.beginning(ref, identity.subject, request_id)
+
+    async def since(
+        self, identity: Identity, thread_id: str, epoch: str, after: int
+    ) -> tuple[tuple[str, int], list[Event]] | None:
+        """Return the cursor at the end of the log, and the events up to there; None when it does not reach back.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        ref, found = ThreadRef(identity.tenant, thread_id), list[Event]()
+        while True:
+            page = await self._backplane.log.read(ref, subject=identity.subject, epoch=epoch, after=after)
+            if not page.reached:
+                return None
+            found += page.events
+            epoch, after = page.epoch, after + len(page.events)
+            if after >= page.top:
+                return (epoch, after), found
 
     async def queue_status(self, identity: Identity, asked: QueueStatus) -> Ack:
         """Return what runs, and what waits in which lane."""

@@ -1,0 +1,135 @@
+"""A feed: one turn, followed from its beginning or from a cursor to its end, as a dialect's server-sent events.
+
+What has happened is read from the log, what happens is heard in the thread's room, and the view turns both into frames.
+The id of the last frame of an event is the log's cursor, so a stream that broke goes on behind the last whole event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from sse_starlette import ServerSentEvent
+
+from backplane.errors import NotFound
+from backplane.events import APPROVAL_DECIDED, Event, dumps
+from gateway.auth import Identity
+from gateway.degraded import Degraded
+from gateway.dialects.view import Frame, View, standing
+from gateway.metrics import Metrics
+from gateway.payloads import ThreadSubscribe
+from gateway.streams import Stream
+from gateway.verbs import Ack, Verbs
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a turn is found: its thread, its log, its id, and the offset of its first event."""
+
+    thread_id: str
+    epoch: str
+    request_id: str
+    offset: int
+
+
+class Feed:
+    """One turn for one reader.
+
+    Args:
+        place: the turn.
+        view: the dialect.
+        cursor: `(epoch, offset)` of the last event that the reader has; None for all of them.
+        behind: the question that the reader has just answered; it has everything up to there.
+    """
+
+    def __init__(
+        self,
+        verbs: Verbs,
+        metrics: Metrics,
+        degraded: Degraded,
+        identity: Identity,
+        place: Place,
+        view: View,
+        cursor: tuple[str, int] | None = None,
+        behind: str = "",
+    ) -> None:
+        self._verbs = verbs
+        self._metrics = metrics
+        self._degraded = degraded
+        self._identity = identity
+        self._place = place
+        self._view = view
+        self._cursor = cursor
+        self._behind = behind
+        self._history: list[Event] = []
+        self._at = (place.epoch, place.offset - 1)
+
+    async def join(self) -> tuple[Stream, Ack]:
+        """Read what has happened, and join the thread for what happens.
+
+        Raises:
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        found = await self._verbs.since(self._identity, self._place.thread_id, *self._at)
+        asked = ThreadSubscribe(thread_id=self._place.thread_id)
+        if found is not None:
+            self._at, self._history = found
+            asked = ThreadSubscribe(thread_id=self._place.thread_id, epoch=self._at[0], after=self._at[1])
+        stream = Stream(self._verbs, self._metrics, self._degraded, self._identity, asked)
+        joined = await stream.join()
+        if found is None and not joined.get("snapshot"):
+            raise NotFound("the log does not hold this turn any more; read the thread's history")
+        return stream, joined
+
+    async def frames(self, stream: Stream, joined: Ack) -> AsyncIterator[ServerSentEvent]:
+        """Yield the view's frames, to the end of the turn or to a question that waits for a person."""
+        async with aclosing(stream.received()) as events:
+            if "snapshot" in joined:
+                place = f"{joined['epoch']}:{joined['offset']}"
+                past = _sent([*self._view.begin(), *self._view.adopt(joined["snapshot"])], place)
+            else:
+                past = self._past()
+            for sent in past:
+                yield sent
+            while not self._view.ended:
+                event = await anext(events, None)
+                if event is None:
+                    return  # the reader comes back with its cursor
+                place = f"{event.fields['epoch']}:{event.offset}" if event.offset else ""
+                for sent in _sent(self._view.feed(event.name, event.fields), place):
+                    yield sent
+
+    def _past(self) -> list[ServerSentEvent]:
+        """Return what has happened: known to the reader up to its cursor, and told from there on."""
+        until = self._known()
+        known = [event for event in self._history if event.offset <= until]
+        news = [event for event in self._history if event.offset > until]
+        decided = (event for event in self._history if event.name == APPROVAL_DECIDED)
+        self._view.settle(frozenset(event.fields["approval_id"] for event in decided))
+        for event in standing(known, self._place.request_id):
+            self._view.feed(event.name, event.fields)
+        sent = _sent(self._view.begin(), "")
+        for event in standing(news, self._place.request_id):
+            if not self._view.ended:
+                place = f"{event.fields['epoch']}:{event.offset}"
+                sent += _sent(self._view.feed(event.name, event.fields), place)
+        return sent
+
+    def _known(self) -> int:
+        if self._behind:
+            for event in self._history:
+                if event.fields.get("approval_id") == self._behind:
+                    return event.offset
+        if self._cursor is None or self._cursor[0] != self._at[0]:
+            return 0
+        return self._cursor[1]
+
+
+def _sent(frames: list[Frame], place: str) -> list[ServerSentEvent]:
+    """Return frames as server-sent events; the last one carries the cursor, for then all of its event was sent."""
+    sent = [ServerSentEvent(data=dumps(frame), sep="\n") for frame in frames]
+    if sent and place:
+        sent[-1].id = place
+    return sent

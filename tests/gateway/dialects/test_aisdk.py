@@ -1,0 +1,275 @@
+"""The AI SDK's UI message stream: what each kind of turn becomes, and that no order of events breaks its rules."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.dialects.aisdk import AiSdk
+from gateway.dialects.view import Frame
+
+R = "turn"
+Step = tuple[str, dict[str, Any]]
+OF_TOOLS = {"dynamic": True, "providerExecuted": True}
+
+
+def fed(view: AiSdk, *steps: Step) -> list[Frame]:
+    return [frame for name, fields in steps for frame in view.feed(name, {"request_id": R, **fields})]
+
+
+def told(*steps: Step) -> list[Frame]:
+    view = AiSdk(R)
+    return [*view.begin(), *fed(view, *steps)]
+
+
+def text(delta: str) -> Step:
+    return "text_delta", {"delta": delta, "round": 1}
+
+
+def thinking(delta: str) -> Step:
+    return "thinking_delta", {"delta": delta, "round": 1}
+
+
+def args(delta: str, call_id: str = "c") -> Step:
+    return "tool_args_delta", {"delta": delta, "tool_call_id": call_id, "tool_name": "add", "round": 1}
+
+
+def call(call_id: str = "c", **given: Any) -> Step:
+    return "tool_call", {"tool_name": "add", "args": given, "tool_call_id": call_id, "round": 1}
+
+
+def result(call_id: str = "c", output: str = "3", success: bool = True) -> Step:
+    fields = {"tool_name": "add", "output": output, "success": success, "tool_call_id": call_id, "round": 1}
+    return "tool_result", fields
+
+
+def approval(approval_id: str = "turn.a", **given: Any) -> Step:
+    about = {"kind": "approval", "tool_name": "add", "args": given, "options": ["approved", "denied"]}
+    return "approval_request", {"approval_id": approval_id, "expires_at": 0, **about}
+
+
+def decided(decision: str | None, approval_id: str = "turn.a") -> Step:
+    return "approval_decided", {"approval_id": approval_id, "state": "decided", "decision": decision, "by": "ann"}
+
+
+def failed(error_type: str) -> Step:
+    return "chat_error", {"message": "It broke.", "error_type": error_type}
+
+
+DONE: Step = ("chat_done", {"full_response": "x", "timing": {"total_ms": 5}})
+ROUND: Step = ("iteration_start", {"round": 1})
+
+
+def verified(frames: list[Frame], known: tuple[str, ...] = ()) -> None:
+    """Hold the chunks to what the SDK's reader throws at: an unknown part, a delta before its start."""
+    opened: set[str] = set()
+    tools, writing = set(known), set(known)
+    assert frames[0]["type"] == "start"
+    for frame in frames[1:]:
+        kind = frame["type"]
+        if kind in {"text-start", "reasoning-start"}:
+            opened.add(frame["id"])
+        elif kind in {"text-delta", "reasoning-delta"}:
+            assert frame["id"] in opened
+        elif kind in {"text-end", "reasoning-end"}:
+            opened.remove(frame["id"])
+        elif kind == "tool-input-start":
+            writing.add(frame["toolCallId"])
+            tools.add(frame["toolCallId"])
+        elif kind == "tool-input-delta":
+            assert frame["toolCallId"] in writing
+        elif kind == "tool-input-available":
+            tools.add(frame["toolCallId"])
+        elif kind.startswith("tool-"):
+            assert frame["toolCallId"] in tools
+        elif kind == "finish-step":
+            assert not opened
+            opened.clear()
+    assert not opened
+
+
+def test_a_turn_of_text_is_one_part_of_one_message() -> None:
+    assert told(ROUND, text("Hel"), text("lo"), DONE) == [
+        {"type": "start", "messageId": R, "messageMetadata": {"request_id": R}},
+        {"type": "start-step"},
+        {"type": "text-start", "id": "turn-1"},
+        {"type": "text-delta", "id": "turn-1", "delta": "Hel"},
+        {"type": "text-delta", "id": "turn-1", "delta": "lo"},
+        {"type": "text-end", "id": "turn-1"},
+        {"type": "finish-step"},
+        {"type": "finish", "finishReason": "stop", "messageMetadata": {"timing": {"total_ms": 5}}},
+    ]
+
+
+def test_thinking_and_tools_stand_in_their_steps() -> None:
+    frames = told(ROUND, thinking("Hm."), args('{"x":1}'), call(x=1), result(), ROUND, text("Three."), DONE)
+    verified(frames)
+    assert [frame["type"] for frame in frames[1:]] == [
+        "start-step", "reasoning-start", "reasoning-delta", "reasoning-end",
+        "tool-input-start", "tool-input-delta", "tool-input-available", "tool-output-available", "finish-step",
+        "start-step", "text-start", "text-delta", "text-end", "finish-step", "finish",
+    ]  # fmt: skip
+    assert frames[7] == {
+        "type": "tool-input-available",
+        "toolCallId": "c",
+        "toolName": "add",
+        "input": {"x": 1},
+        **OF_TOOLS,
+    }
+
+
+def test_a_tool_that_failed_is_an_error_of_the_tool() -> None:
+    assert told(call(), result(success=False, output="no"))[-1] == {
+        "type": "tool-output-error",
+        "toolCallId": "c",
+        "errorText": "no",
+        **OF_TOOLS,
+    }
+
+
+@pytest.mark.parametrize("error_type", ["cancelled", "superseded"])
+def test_a_turn_that_was_stopped_is_aborted(error_type: str) -> None:
+    frames = told(text("Hel"), failed(error_type))
+    verified(frames)
+    assert frames[-2:] == [{"type": "abort", "reason": error_type}, {"type": "finish", "finishReason": "other"}]
+
+
+def test_a_turn_that_failed_is_an_error() -> None:
+    frames = told(text("Hel"), failed("worker_lost"))
+    verified(frames)
+    assert frames[-1] == {"type": "error", "errorText": "It broke."}
+
+
+def test_an_approval_ends_the_stream_and_names_the_tool() -> None:
+    view = AiSdk(R)
+    frames = [*view.begin(), *fed(view, call(x=1), approval(x=1))]
+    verified(frames)
+    assert view.ended
+    assert [frame["type"] for frame in frames[-3:]] == ["tool-approval-request", "finish-step", "finish"]
+    assert frames[-3] == {"type": "tool-approval-request", "approvalId": "turn.a", "toolCallId": "c"}
+
+
+def test_an_approval_of_what_was_not_shown_as_a_tool_shows_it() -> None:
+    frames = told(approval(path="/"))
+    verified(frames)
+    assert frames[2]["toolCallId"] == frames[3]["toolCallId"] == "turn.a"
+    assert frames[2]["input"] == {"path": "/"}
+
+
+def test_a_question_is_a_part_of_data() -> None:
+    asked = {"kind": "question", "question": "Which?", "options": ["a"], "approval_id": "turn.q", "expires_at": 1}
+    frames = told(("approval_request", asked))
+    assert frames[2]["type"] == "data-question"
+    assert frames[2]["data"] == {"approval_id": "turn.q", "question": "Which?", "options": ["a"], "expires_at": 1}
+
+
+@pytest.mark.parametrize(
+    ("decision", "steps", "expected"),
+    [
+        ("approved", [call(x=1), approval(x=1)], ["tool-output-available"]),
+        ("denied", [call(x=1), approval(x=1)], ["tool-output-denied"]),
+        (None, [call(x=1), approval(x=1)], ["tool-output-denied"]),
+        ("approved", [approval()], ["tool-output-available"]),
+        ("denied", [approval()], ["tool-output-denied"]),
+    ],
+)
+def test_a_stream_goes_on_behind_an_answer(decision: str | None, steps: list[Step], expected: list[str]) -> None:
+    """What a refused tool says afterwards does not take the refusal back."""
+    view = AiSdk(R)
+    view.settle(frozenset({"turn.a"}))
+    fed(view, *steps)
+    frames = [*view.begin(), *fed(view, decided(decision), result(success=decision == "approved"), DONE)]
+    verified(frames, known=("c", "turn.a"))
+    assert [frame["type"] for frame in frames if frame["type"].startswith("tool-")] == expected
+
+
+def test_a_restart_says_what_is_void() -> None:
+    frames = told(
+        text("Hel"), args("{"), ("turn_restarted", {"attempt": 2, "kept_offset": 1, "kept_text": 3}), text("x")
+    )
+    assert frames[-4]["type"] == "data-restarted"
+    assert frames[-4]["data"] == {"attempt": 2, "kept_text": 3}
+
+
+def test_a_restart_before_anything_was_said_says_nothing() -> None:
+    assert len(told(("turn_restarted", {"attempt": 2}))) == 1
+
+
+def test_a_stream_that_goes_on_goes_on_with_a_new_part() -> None:
+    view = AiSdk(R)
+    fed(view, text("Hel"))
+    frames = [*view.begin(), *fed(view, text("lo"), DONE)]
+    verified(frames)
+    assert [frame["type"] for frame in frames[1:4]] == ["text-start", "text-delta", "text-end"]
+    assert frames[1]["id"] == "turn-2"
+
+
+def test_a_stream_behind_the_end_tells_the_end_alone() -> None:
+    view = AiSdk(R)
+    fed(view, DONE)
+    assert [frame["type"] for frame in view.begin()] == ["start", "finish"]
+
+
+def test_a_message_that_waits_is_told_and_its_end_without_a_turn_too() -> None:
+    queued: Step = ("queue_item_queued", {"item_id": R, "lane": "steer", "position": 1, "preview": "x"})
+    into: Step = ("queue_item_delivered", {"item_id": R, "lane": "steer", "into_request_id": "other"})
+    assert told(queued)[-1] == {"type": "data-queued", "data": {"lane": "steer", "position": 1}, "transient": True}
+    assert told(queued, into)[-1]["messageMetadata"] == {"delivered_into": "other"}
+    assert told(queued, ("queue_item_removed", {"item_id": R, "lane": "steer"}))[-2]["reason"] == "removed"
+
+
+def test_other_turns_and_what_has_no_meaning_here_are_passed_over() -> None:
+    view = AiSdk(R)
+    assert view.feed("text_delta", {"request_id": "other", "delta": "x"}) == []
+    for name in ("chat_accepted", "inference_start", "inference_heartbeat", "step_done", "thread_renamed"):
+        assert view.feed(name, {"request_id": R}) == []
+    assert view.feed("degraded", {"degraded": True})[-1]["data"] == {"degraded": True}
+    assert view.feed("thread_deleted", {})[-1]["type"] == "error"
+
+
+def test_a_snapshot_stands_for_what_the_log_lost() -> None:
+    tools = [
+        {"tool_call_id": "a", "tool_name": "add", "args": {}, "round": 1, "output": "3", "success": True},
+        {"tool_call_id": "b", "tool_name": "add", "args": {}, "round": 1},
+    ]
+    turn = {"request_id": R, "text": "so far", "thinking": "Hm", "tools": tools, "approvals": []}
+    view = AiSdk(R)
+    frames = [*view.begin(), *view.adopt({"turn": turn, "parallel": [], "messages": []})]
+    frames += fed(view, result("b"), text(", and on"), DONE)
+    verified(frames)
+    assert "".join(frame["delta"] for frame in frames if frame["type"] == "text-delta") == "so far, and on"
+
+
+@pytest.mark.parametrize(("more", "end"), [({}, "stop"), ({"interrupted": True}, "other")])
+def test_a_snapshot_without_the_turn_has_its_answer(more: Any, end: str) -> None:
+    answer = {"id": 2, "role": "assistant", "content": "It was.", "request_id": R, **more}
+    view = AiSdk(R)
+    frames = [*view.begin(), *view.adopt({"turn": None, "parallel": [], "messages": [answer]})]
+    verified(frames)
+    assert frames[-1]["finishReason"] == end
+
+
+STEPS = st.sampled_from(
+    [
+        text("x"), thinking("y"), args("{", "a"), args("}", "b"), call("a"), call("b"), result("a"), result("b"),
+        ROUND, ("turn_restarted", {"attempt": 2}), ("inference_heartbeat", {}),
+    ]
+)  # fmt: skip
+ENDS = st.sampled_from([DONE, failed("cancelled"), failed("agent_error"), approval()])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(STEPS, max_size=12), ENDS, st.integers(0, 12))
+def test_no_order_of_events_breaks_the_rules(steps: list[Step], end: Step, cut: int) -> None:
+    """Whatever an agent yields, and wherever a stream broke off and went on."""
+    frames = told(*steps, end)
+    verified(frames)
+    json.dumps(frames)
+    again = AiSdk(R)
+    events = [*steps, end]
+    fed(again, *events[:cut])
+    verified([*again.begin(), *fed(again, *events[cut:])], known=("a", "b"))

@@ -1,0 +1,266 @@
+"""The dialects' routes on real gateways: streams, cursors, answers to questions, and who may."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from backplane.ids import ThreadRef
+from backplane.settings import Settings
+from gateway.auth import mint
+from tests.gateway.conftest import serving, working
+from tests.support.waiting import wait_until
+from worker.turn import AgentEvent, ToolCall, Turn
+
+SECRET = "a secret of at least thirty-two bytes, for tests"
+Make = Callable[..., Settings]
+Frames = list[tuple[str, dict[str, Any]]]
+"""The id of each frame, empty without one, and its data."""
+
+
+async def count(turn: Turn) -> AsyncIterator[str]:
+    for number in range(int(turn.message)):
+        yield f"{number} "
+
+
+async def endless(turn: Turn) -> AsyncIterator[str]:
+    yield "on"
+    await asyncio.Event().wait()
+
+
+async def asking(turn: Turn) -> AsyncIterator[str | AgentEvent]:
+    yield "May I? "
+    yield ToolCall("rm", {"path": "/"}, "c1")
+    decision = await turn.approve("rm", {"path": "/"})
+    yield f"{decision.decision}."
+
+
+def agui(thread: str, message: str, run: str = "run-1", **more: Any) -> dict[str, Any]:
+    messages = [{"id": "u1", "role": "user", "content": message}]
+    return {"threadId": thread, "runId": run, "messages": messages, "tools": [], "context": [], **more}
+
+
+def chat(thread: str, *parts: Any, role: str = "user", **more: Any) -> dict[str, Any]:
+    return {"id": thread, "messages": [{"id": "u1", "role": role, "parts": list(parts)}], **more}
+
+
+def words(message: str) -> dict[str, str]:
+    return {"type": "text", "text": message}
+
+
+async def frames_of(response: httpx.Response, until: str = "") -> Frames:
+    """Return the frames of a stream, up to the first of a type when one is named."""
+    assert response.status_code == 200, await response.aread()
+    assert response.headers["content-type"].startswith("text/event-stream")
+    found: Frames = []
+    place = data = ""
+    async for line in response.aiter_lines():
+        name, _, value = line.partition(": ")
+        place, data = value if name == "id" else place, value if name == "data" else data
+        if not line and data:
+            found.append((place, {"type": "[DONE]"} if data == "[DONE]" else json.loads(data)))
+            place = data = ""
+            if found[-1][1]["type"] == until:
+                break
+    return found
+
+
+async def run(http: httpx.AsyncClient, url: str, body: Any = None, until: str = "", **headers: str) -> Frames:
+    method = "GET" if body is None else "POST"
+    async with http.stream(method, url, json=body, headers=headers, timeout=20) as response:
+        return await frames_of(response, until)
+
+
+def types(frames: Frames) -> list[str]:
+    return [frame["type"] for _, frame in frames]
+
+
+def text(frames: Frames) -> str:
+    """Return the text of either dialect."""
+    return "".join(frame["delta"] for _, frame in frames if frame["type"] in {"TEXT_MESSAGE_CONTENT", "text-delta"})
+
+
+async def idle(http: httpx.AsyncClient, url: str) -> None:
+    async def over() -> bool:
+        return (await http.get(url)).json()["turn"] is None
+
+    await wait_until(over, "the turn ends")
+
+
+async def test_a_run_of_agui_by_http(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        frames = await run(http, "/v1/agui", agui("t", "3"))
+        assert types(frames)[:2] == ["RUN_STARTED", "TEXT_MESSAGE_START"]
+        assert text(frames) == "0 1 2 "
+        assert types(frames)[-1] == "RUN_FINISHED"
+        history = (await http.get("/v1/threads/t/messages")).json()["messages"]
+        assert [message["content"] for message in history] == ["3", "0 1 2 "]
+        await wait_until(lambda: len(node.gateway.rooms) == 0, "the stream has left")
+
+
+async def test_a_chat_of_the_ai_sdk_by_http(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        async with http.stream("POST", "/v1/ai/chat", json=chat("t", words("3"))) as response:
+            assert response.headers["x-vercel-ai-ui-message-stream"] == "v1"
+            frames = await frames_of(response)
+        assert text(frames) == "0 1 2 "
+        assert types(frames)[-2:] == ["finish", "[DONE]"]
+
+
+@pytest.mark.parametrize(("url", "body"), [("/v1/agui", agui("t", "30")), ("/v1/ai/chat", chat("t", words("30")))])
+async def test_the_same_request_goes_on_behind_any_cursor_on_another_node(
+    gateway_settings: Make, url: str, body: Any
+) -> None:
+    """One message is one turn, and what comes behind each cursor is what came behind it before."""
+    one, two = gateway_settings(), gateway_settings()
+    async with serving(one) as first, serving(two) as second, working(one, count), httpx.AsyncClient() as http:
+        whole = await run(http, f"{first.url}{url}", body)
+        assert text(whole) == "".join(f"{number} " for number in range(30))
+        places = [(number, place) for number, (place, _) in enumerate(whole) if place]
+        for number, place in places:
+            rest = await run(http, f"{second.url}{url}", body, **{"Last-Event-ID": place})
+            assert types(rest)[0] == types(whole)[0]
+            assert text(whole[: number + 1]) + text(rest) == text(whole)
+            assert types(rest)[-1] == types(whole)[-1]
+        # the log's own stream and the dialects have one cursor
+        headers = {"Last-Event-ID": places[-2][1]}
+        async with http.stream("GET", f"{first.url}/v1/threads/t/events", headers=headers) as events:
+            ids = [line[4:] async for line in _until(events.aiter_lines(), "id: ")]
+        assert ids == [places[-1][1]]
+
+
+async def _until(lines: AsyncIterator[str], prefix: str) -> AsyncIterator[str]:
+    async for line in lines:
+        if line.startswith(prefix):
+            yield line
+            return
+
+
+async def test_a_stream_that_is_dropped_does_not_stop_the_turn(gateway_settings: Make) -> None:
+    """It is found again by its thread: from the beginning, or behind a cursor. Without a turn there is nothing."""
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, endless), httpx.AsyncClient(base_url=node.url) as http:
+        await run(http, "/v1/agui", agui("t", "x"), until="TEXT_MESSAGE_CONTENT")
+        await run(http, "/v1/ai/chat/t/stream", until="text-delta")
+        frames = await run(http, "/v1/agui/t/stream", until="TEXT_MESSAGE_CONTENT")
+        assert types(frames)[:2] == ["RUN_STARTED", "MESSAGES_SNAPSHOT"]
+        assert [message["content"] for message in frames[1][1]["messages"]] == ["x"]
+        await wait_until(lambda: len(node.gateway.rooms) == 0, "those who read before have left")
+        waiting = [
+            asyncio.create_task(run(http, f"/v1/{url}/t/stream", **{"Last-Event-ID": frames[-1][0]}))
+            for url in ("agui", "ai/chat")
+        ]
+        room = node.gateway.rooms.get
+        ref = ThreadRef("default", "t")
+        await wait_until(lambda: len(room(ref) or ()) == 2, "both read")
+        assert (await http.post("/v1/threads/t/cancel")).json()["cancelled"] is True
+        in_agui, in_ai = [await one for one in waiting]
+        assert in_agui[-1][1]["outcome"] == {"type": "cancelled"}
+        assert types(in_ai)[-3:] == ["abort", "finish", "[DONE]"]
+        assert types(in_agui)[0] == "RUN_STARTED"
+        for url in ("/v1/agui/t/stream", "/v1/ai/chat/t/stream", "/v1/ai/chat/other/stream"):
+            assert (await http.get(url)).status_code == 204
+
+
+@pytest.mark.parametrize("policy", ["retry", "resume"])
+async def test_an_interrupt_of_agui_is_answered_by_the_next_run(gateway_settings: Make, policy: str) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, asking), httpx.AsyncClient(base_url=node.url) as http:
+        frames = await run(http, "/v1/agui", agui("t", "go", forwardedProps={"policy": policy}))
+        [interrupt] = frames[-1][1]["outcome"]["interrupts"]
+        assert interrupt["toolCallId"] == "c1"
+        again = await run(http, "/v1/agui", agui("t", "go", forwardedProps={"policy": policy}))
+        assert again[-1][1]["outcome"]["interrupts"][0]["id"] == interrupt["id"]
+        resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": {"approved": True}}]
+        rest = await run(http, "/v1/agui", agui("t", "go", "run-2", resume=resume))
+        assert (types(rest)[0], rest[0][1]["runId"]) == ("RUN_STARTED", "run-2")
+        assert text(rest) == "approved."
+        assert rest[-1][1]["outcome"] == {"type": "success"}
+        # whoever reads the whole turn afterwards is not asked any more
+        whole = await run(http, "/v1/agui", agui("t", "go", forwardedProps={"policy": policy}))
+        assert text(whole) == "May I? approved."
+
+
+async def test_an_approval_of_the_ai_sdk_is_answered_by_the_next_request(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, asking), httpx.AsyncClient(base_url=node.url) as http:
+        frames = await run(http, "/v1/ai/chat", chat("t", words("go")))
+        [asked] = [frame for _, frame in frames if frame["type"] == "tool-approval-request"]
+        assert asked["toolCallId"] == "c1"
+        waiting = await run(http, "/v1/ai/chat/t/stream")
+        assert types(waiting)[-2:] == ["finish", "[DONE]"]
+        part = {"type": "dynamic-tool", "state": "approval-responded"}
+        answer = chat("t", {**part, "approval": {"id": asked["approvalId"], "approved": False}}, role="assistant")
+        rest = await run(http, "/v1/ai/chat", answer)
+        assert types(rest)[:2] == ["start", "tool-output-denied"]
+        assert text(rest) == "denied."
+
+
+async def test_a_turn_that_the_log_lost_is_told_from_a_snapshot(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        await run(http, "/v1/agui", agui("t", "3"))
+        ref = next(iter([key async for key in node.backplane.redis.scan_iter(match=f"{settings.key_prefix}:*:log:*")]))
+        await node.backplane.redis.xtrim(ref, maxlen=1, approximate=False)
+        frames = await run(http, "/v1/agui", agui("t", "3"))
+        assert types(frames) == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED"]
+        assert frames[1][1]["messages"][-1]["content"] == "0 1 2 "
+        assert text(await run(http, "/v1/ai/chat", chat("t", words("3"), trigger="submit-message"))) == "0 1 2 "
+
+
+async def test_only_the_owner_may(gateway_settings: Make) -> None:
+    """Another's thread looks like none, and nobody without a token gets in."""
+    settings = gateway_settings(jwt_secret=SECRET)
+    ann, bob = ({"Authorization": f"Bearer {mint(SECRET, name, 60)}"} for name in ("ann", "bob"))
+    async with serving(settings) as node, working(settings, asking), httpx.AsyncClient(base_url=node.url) as http:
+        frames = await run(http, "/v1/agui", agui("t", "go"), **ann)
+        approval = frames[-1][1]["outcome"]["interrupts"][0]["id"]
+        resume = [{"interruptId": approval, "status": "resolved", "payload": True}]
+        part = {"state": "approval-responded", "approval": {"id": approval, "approved": True}}
+        for url, body in (
+            ("/v1/agui", agui("t", "go", "run-2")),
+            ("/v1/agui", agui("t", "go", "run-2", resume=resume)),
+            ("/v1/ai/chat", chat("t", words("x"))),
+            ("/v1/ai/chat", chat("t", part, role="assistant")),
+        ):
+            assert (await http.post(url, json=body)).status_code == 401
+            refused = await http.post(url, json=body, headers=bob)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
+        for url in ("/v1/agui/t/stream", "/v1/ai/chat/t/stream"):
+            assert (await http.get(url)).status_code == 401
+            assert (await http.get(url, headers=bob)).status_code == 204
+        assert (await http.get("/v1/threads/t", headers=ann)).json()["turn"]["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "field"),
+    [
+        ("/v1/agui", agui("no/such", "x"), None),
+        ("/v1/agui", agui("t", "  "), "message"),
+        ("/v1/agui", agui("t", "x", forwardedProps={"temperature": "hot"}), "temperature"),
+        ("/v1/agui", agui("t", "x", run="\n"), "client_message_id"),
+        ("/v1/agui", agui("t", "x", resume=[{"interruptId": "a b", "payload": True}]), "approval_id"),
+        ("/v1/ai/chat", chat("t"), "messages"),
+        ("/v1/ai/chat", chat("t", words("x"), queue_mode="later"), "queue_mode"),
+        ("/v1/agui/no%20such/stream", None, None),
+    ],
+)
+async def test_what_is_malformed_is_refused_and_changes_nothing(
+    gateway_settings: Make, url: str, body: Any, field: str | None
+) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, httpx.AsyncClient(base_url=node.url) as http:
+        answer = await (http.get(url) if body is None else http.post(url, json=body))
+        assert answer.status_code == 400
+        assert answer.json()["error"].get("field") == field
+        assert (await http.post("/v1/agui", content=b'{"threadId": NaN}')).status_code == 400
+        too_large = await http.post("/v1/ai/chat", content=b" " * (settings.max_frame_bytes + 1))
+        assert too_large.status_code == 413
+        assert (await http.get("/v1/threads/t")).status_code == 404
