@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
+from backplane.ids import new_id
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
 from tests.fleet.rows import stopped_worker
+from tests.fleet.watcher import caller
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
 Begin = Callable[[], Conversation]
@@ -67,6 +71,44 @@ async def test_a_worker_that_is_told_to_stop_hands_a_long_turn_back(fleet: Fleet
         assert (await thread.ended(turn))["event"] == "chat_done"
         assert "turn_restarted" in await thread.events(turn)
         assert (await fleet.turn(thread.thread_id, turn))["lost"] == "0", "handing back is no loss"
+
+
+async def test_a_worker_that_is_told_to_stop_hands_a_turn_back_with_its_finished_steps(fleet: Fleet) -> None:
+    """Whoever goes on is given what the first one has done: no step is done twice."""
+    # unchecked: a turn that was parked goes on without an event, which the invariants of a takeover ask for
+    async with Conversation(fleet, f"t-{new_id()}", checked=False) as thread:
+        turn = await thread.say("order three cups of tea", pace=300, policy="resume")
+        watcher = thread.watchers[0]
+        await watcher.event(turn, "text_delta")
+        worker = await fleet.owner(thread.thread_id, turn)
+        worker.signal(signal.SIGTERM)
+        assert await worker.ended() == 0
+        restarted = await watcher.event(turn, "turn_restarted")
+        assert restarted["kept_offset"] == (await watcher.event(turn, "step_done"))["offset"]
+        approval = (await watcher.event(turn, "approval_request"))["approval_id"]
+        async with caller(fleet.urls[0]) as by:
+            await by.call("approval:decide", thread_id=thread.thread_id, approval_id=approval, decision="approved")
+        assert (await watcher.ended(turn))["event"] == "chat_done"
+        steps = [entry.fields["step"] for entry in await thread.log() if entry.name == "step_done"]
+        assert steps == ["price", "order"]
+        assert (await fleet.turn(thread.thread_id, turn))["lost"] == "0", "handing back is no loss"
+
+
+async def test_a_worker_that_has_taken_its_turns_ends_them_and_stops_in_order(tmp_path: Path) -> None:
+    """Exit code 0, so that whoever keeps it starts it again; what it did not take is taken by the next life."""
+    async with Fleet(tmp_path, gateways=1, workers=1, settings={"max_turns": 2}) as fleet:
+        (worker,) = fleet.workers
+        threads = [Conversation(fleet, f"t-{number}") for number in range(3)]
+        async with AsyncExitStack() as stack:
+            for thread in threads:
+                await stack.enter_async_context(thread)
+            turns = [await thread.say("say 20 words") for thread in threads]
+            assert await worker.ended() == 0
+            assert "claims_won=2" in await worker.says("worker stopped")
+            await worker.start()
+            for thread, turn in zip(threads, turns, strict=True):
+                assert (await thread.ended(turn))["event"] == "chat_done"
+                assert "turn_restarted" not in await thread.events(turn)
 
 
 async def test_followups_keep_their_order_when_the_worker_dies_in_the_first_turn(fleet: Fleet, talk: Begin) -> None:
