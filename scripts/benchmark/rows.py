@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scripts.benchmark import connecting, streaming, turns
+from scripts.benchmark import claims, connecting, streaming, turns
 from scripts.benchmark.bench import SYSTEMS, Bench
 from scripts.benchmark.streaming import Values
 from scripts.benchmark.threadline import Threadline
@@ -189,6 +189,17 @@ ROWS: tuple[Row, ...] = (
         (
             Measure("p50", "kill -9 of a worker until its turn runs elsewhere: p50", "s", Goal("most", 3)),
             Measure("p99", "the same: worst of 10", "s", Goal("most", 5)),
+        ),
+        _OURS,
+    ),
+    Row(
+        "claims",
+        claims.claims,
+        (
+            _count("workers_1", "claims tried for each turn, 400 at once, 1 worker", Goal("most", 1.05)),
+            _count("workers_2", "the same, 2 workers", Goal("most", 1.05)),
+            _count("workers_4", "the same, 4 workers", Goal("most", 1.05)),
+            _count("workers_8", "the same, 8 workers", Goal("most", 1.05)),
         ),
         _OURS,
     ),
