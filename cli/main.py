@@ -325,6 +325,7 @@ def _finish(work: Coroutine[Any, Any, int]) -> None:
 
 def _run_until_stopped(start: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run a process of the product until SIGINT or SIGTERM asks it to stop; a second one ends it at once."""
+    from cli.tasks import tell_when_asked
 
     async def run() -> None:
         stop, task, loop = asyncio.Event(), asyncio.current_task(), asyncio.get_running_loop()
@@ -337,6 +338,7 @@ def _run_until_stopped(start: Callable[[asyncio.Event], Awaitable[None]]) -> Non
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(NotImplementedError):  # Windows: KeyboardInterrupt ends the process there
                 loop.add_signal_handler(number, ask)
+        tell_when_asked()
         await start(stop)
 
     try:

@@ -32,6 +32,8 @@ class Node:
             reasons.append("draining")
         if self._backplane.live.deaf:
             reasons.append("deaf: the live path is not heard")
+        if reasons:
+            return reasons  # at once: a probe's own time-out may be shorter than the wait for a Redis that hangs
         try:
             async with asyncio.timeout(_PING_TIMEOUT):
                 await self._backplane.ping()

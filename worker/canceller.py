@@ -29,6 +29,7 @@ class Canceller:
         self._heartbeat = heartbeat
         self._cache = cache
         self._checks: set[asyncio.Task[bool]] = set()
+        self._missed = False
 
     async def listen(self) -> None:
         """Subscribe to every partition.
@@ -62,7 +63,13 @@ class Canceller:
         self._cache.invalidate(ThreadRef(tenant, thread_id))
 
     def missed(self) -> None:
-        """A push may have been lost: ask for every turn."""
+        """A push may have been lost: ask for every turn, once for the channels of all partitions together."""
+        if not self._missed:
+            self._missed = True
+            asyncio.get_running_loop().call_soon(self._check_all)
+
+    def _check_all(self) -> None:
+        self._missed = False
         self._check(list(self._slots.values()))
 
     def _check(self, slots: list[Slot]) -> None:

@@ -4,8 +4,9 @@ async with Conversation(fleet, "t1") as talk:
     turn = await talk.say("say 50 words")
     await talk.ended(turn)
 
-Leaving it in order waits until the thread is idle and every watcher is up to date, and then holds the log, all
-transcripts, the acknowledgements and the session up to every invariant.
+Leaving it in order waits until the thread is idle and every watcher is up to date, lets one client more resume in the
+middle of the log at each node, and then holds the log, all transcripts, the acknowledgements and the session up to
+every invariant.
 """
 
 from __future__ import annotations
@@ -32,16 +33,19 @@ class Conversation:
         fleet: where it is.
         thread_id: a thread that does not exist yet.
         checked: whether leaving it checks; without, `violations` says what is wrong.
+        patience: seconds that a start may take, and the thread until it is idle.
     """
 
-    def __init__(self, fleet: Fleet, thread_id: str, *, checked: bool = True) -> None:
+    def __init__(self, fleet: Fleet, thread_id: str, *, checked: bool = True, patience: float = PATIENCE) -> None:
         self.thread_id = thread_id
         self.watchers: list[Watcher] = []
         """The n-th begins at the n-th node, and moves on to those behind it."""
         self.acknowledged: list[Acknowledged] = []
         self._fleet = fleet
         self._checked = checked
+        self._patience = patience
         self._losses_told = False
+        self._trimmed: list[Entry] = []
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -61,10 +65,17 @@ class Conversation:
                     losses_told=self._losses_told,
                 )
 
+    async def watch(self, node: int, after: int = 0) -> Watcher:
+        """Add a client at a node that begins behind an offset of the log, and stays to the end."""
+        epoch = self.acknowledged[-1].epoch
+        watcher = Watcher(self._order(node), self.thread_id, epoch, f"client {len(self.watchers)}", after=after)
+        self.watchers.append(watcher)
+        return await self._stack.enter_async_context(watcher)
+
     async def say(self, text: str, *, node: int = 0, pace: float | None = PACE, **payload: Any) -> str:
         """Start a turn by way of a node (or the next that lives), and return its request id."""
         metadata = None if pace is None else {"delay_ms": pace}
-        async with asyncio.timeout(PATIENCE), connect(self._order(node)) as client:
+        async with asyncio.timeout(self._patience), connect(self._order(node), within=None) as client:
             turn = await client.thread(self.thread_id).send(text, metadata=metadata, **payload)
         await self._note(text, turn)
         return turn.request_id
@@ -85,8 +96,14 @@ class Conversation:
             await watcher.words(request_id, count)
 
     async def log(self) -> list[Entry]:
-        """Return the thread's log."""
-        return await self._fleet.log(self.thread_id)
+        """Return the thread's log, with what was trimmed."""
+        return [*self._trimmed, *await self._fleet.log(self.thread_id)]
+
+    async def trim(self, keep: int) -> None:
+        """Have the store forget all of the log but its newest entries, as its bound does with a long one."""
+        whole = await self.log()
+        self._trimmed, self._losses_told = whole[:-keep], True
+        await self._fleet.redis.xtrim(self._fleet.keys(self.thread_id).log, maxlen=keep, approximate=False)
 
     def lost(self) -> None:
         """Note that the store lost the thread: what was acknowledged is gone, and watchers are to be told."""
@@ -94,9 +111,11 @@ class Conversation:
         self._losses_told = True
 
     async def settle(self) -> None:
-        """Wait until nothing runs, and every watcher has all of the log."""
-        await self._fleet.idle(self.thread_id)
+        """Wait until nothing runs, and every watcher has all of the log, those too that come now."""
+        await self._fleet.idle(self.thread_id, self._patience)
         top = (await self.log())[-1].offset
+        for node in range(len(self._fleet.urls)):
+            await self.watch(node, max(top // 2, len(self._trimmed)))
         for watcher in self.watchers:
             await watcher.reached(top)
 
@@ -122,5 +141,4 @@ class Conversation:
         self.acknowledged.append(known)
         if not self.watchers:
             for node in range(len(self._fleet.urls)):
-                watcher = Watcher(self._order(node), self.thread_id, known.epoch)
-                self.watchers.append(await self._stack.enter_async_context(watcher))
+                await self.watch(node)

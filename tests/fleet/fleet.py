@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,12 +26,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
 import backplane
-from backplane.embedded import EmbeddedStore, free_port, start_child
+from backplane.embedded import FINDERS, EmbeddedStore, Finder, free_port, start_child
 from backplane.ids import DEFAULT_TENANT, ThreadRef
 from backplane.keys import Keys, ThreadKeys
 from backplane.settings import ENV_PREFIX, Settings
 from tests.fleet.conditions import PATIENCE, eventually
 from tests.fleet.invariants import Entry
+from tests.fleet.proxy import HOST, Proxy
 
 CODE = Path(backplane.__file__).parents[1]
 """Where the members' code is, unless a fleet is told otherwise: the tree that this one was loaded from."""
@@ -58,6 +59,10 @@ class Member:
         self.url = url
         self.lives = 0
         self.frozen = False
+        self.environment: dict[str, str] = {}
+        """What its next life is given beside the fleet's environment."""
+        self.proxy: Proxy | None = None
+        """Its way to the store, in a fleet with proxies."""
         self._fleet = fleet
         self._process: asyncio.subprocess.Process | None = None
 
@@ -94,7 +99,9 @@ class Member:
         self.lives += 1
         self.frozen = False
         kind = "gateway" if self.url else "worker"
-        environment = self._fleet.environment | {f"{ENV_PREFIX}NODE_ID": self.node_id}
+        environment = self._fleet.environment | {f"{ENV_PREFIX}NODE_ID": self.node_id} | self.environment
+        if self.proxy:
+            environment[f"{ENV_PREFIX}REDIS_URL"] = f"redis://{HOST}:{self.proxy.port}/0"
         if self.url:
             environment[f"{ENV_PREFIX}PORT"] = self.url.rsplit(":", 1)[1]
         with (self._fleet.folder / f"{self.name}.log").open("ab") as output:
@@ -174,8 +181,11 @@ class Fleet:
         folder: for the store's data and each member's output.
         gateways: how many.
         workers: how many.
-        settings: by the names of backplane/settings.py, on top of `QUICK`.
+        settings: by the names of backplane/settings.py, on top of `base`.
         code: the tree that members are started from, such as one with a defect put in on purpose.
+        base: the settings of every fleet; `{}` takes the product's defaults.
+        proxied: whether each member reaches the store by a proxy of its own.
+        finders: which server the store is.
     """
 
     def __init__(
@@ -185,13 +195,18 @@ class Fleet:
         workers: int = 2,
         settings: Mapping[str, Any] | None = None,
         code: Path = CODE,
+        *,
+        base: Mapping[str, Any] = QUICK,
+        proxied: bool = False,
+        finders: Sequence[Finder] = FINDERS,
     ) -> None:
         self.folder = folder
         self.code = code
-        self.store = EmbeddedStore(folder / "store")
+        self.store = EmbeddedStore(folder / "store", finders=finders)
+        self._proxied = proxied
         self.gateways = [Member(self, f"gateway-{n}", f"http://127.0.0.1:{free_port()}") for n in range(gateways)]
         self.workers = [Member(self, f"worker-{n}", None) for n in range(workers)]
-        self._given = {**QUICK, **(settings or {})}
+        self._given = {**base, **(settings or {})}
         self._stack = contextlib.AsyncExitStack()
         self.http: httpx.AsyncClient
         self.redis: Redis
@@ -232,6 +247,8 @@ class Fleet:
             # for looking only; it outlives a restart of the store
             self.redis = Redis.from_url(self.store.url, protocol=2, retry=Retry(ConstantBackoff(0.05), 100))
             stack.push_async_callback(self.redis.aclose)
+            for member in self.members if self._proxied else ():
+                member.proxy = await stack.enter_async_context(Proxy(self.store.port))
             stack.push_async_callback(self._end)
             await self.heal()
             self._stack = stack.pop_all()
@@ -252,6 +269,8 @@ class Fleet:
         if not await self.store_lives():
             await self.store.restart()
         for member in self.members:
+            if member.proxy is not None:
+                await member.proxy.heal()
             if member.living and member.frozen:
                 member.signal(signal.SIGCONT)
             elif not member.living:
@@ -341,10 +360,12 @@ class Fleet:
 
         await eventually(look, f"attempt {number} of {request_id}")
 
-    async def idle(self, thread_id: str) -> None:
-        """Wait until nothing runs in a thread, and nothing waits."""
+    async def idle(self, thread_id: str, within: float = PATIENCE) -> None:
+        """Wait until nothing runs in a thread, beside its primary turn either, and nothing waits for its turn."""
+        keys = self.keys(thread_id)
 
         async def look() -> bool:
-            return await self.running(thread_id) is None
+            busy: Any = await self.redis.exists(*(f"{keys.lanes}{lane}" for lane in ("followup", "steer", "parallel")))
+            return not busy and await self.running(thread_id) is None
 
-        await eventually(look, f"{thread_id} to be idle")
+        await eventually(look, f"{thread_id} to be idle", within)

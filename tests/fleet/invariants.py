@@ -1,13 +1,15 @@
 """What must hold of a thread, whatever broke meanwhile. No I/O: a log, and what clients saw of it.
 
 the log        offsets 1, 2, 3, …; no epoch again behind another one; of each request, seq 0, 1, 2, …
-a request      accepted once; then exactly one terminal event, and nothing of it behind that
-an attempt     its number rises with each claim, told by `turn_restarted`; the text of the last one, and of
-               no other, is the answer
-the thread     at most one primary turn at a time; follow-ups are accepted in the order of their queue
+a request      accepted once; then exactly one terminal event, and nothing of it behind that; or taken out of its
+               lane, or delivered into another turn, and then never accepted
+an attempt     its number rises with each claim, told by `turn_restarted` unless the turn was parked; the text of
+               the last one, and what a restart kept of those before, is the answer
+a question     is asked once, and settled once
+the thread     at most one primary turn at a time; what waits in a lane leaves it in its order
 a client       saw each offset once, in order, with the words of the log; deltas may have been merged
 a message      that was acknowledged stands in the log once, where the acknowledgement said
-the session    holds each accepted message once, and each answer as its `chat_done` has it
+the session    holds each accepted or delivered message once, and each answer as its `chat_done` has it
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ Fields = Mapping[str, Any]
 ACCEPTED = "chat_accepted"
 TERMINAL = frozenset({"chat_done", "chat_error"})
 MERGED = frozenset({"text_delta", "thinking_delta", "tool_args_delta"})
-QUEUE = frozenset({"queue_item_queued", "queue_item_delivered", "queue_item_removed"})
+DELIVERED, REMOVED = "queue_item_delivered", "queue_item_removed"
+QUEUE = frozenset({"queue_item_queued", DELIVERED, REMOVED})
+ASKED, DECIDED = "approval_request", "approval_decided"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,16 +169,20 @@ def _of_log(log: Sequence[Entry]) -> Iterator[str]:
 def _of_requests(log: Sequence[Entry]) -> Iterator[str]:
     for request_id, entries in requests(log).items():
         names = [entry.name for entry in entries]
-        for problem in (*_of_end(names), *_of_attempts(entries)):
+        for problem in (*_of_end(entries), *_of_attempts(entries), *_of_questions(entries)):
             yield f"{request_id}: {problem} (its events: {_short(names)})"
 
 
-def _of_end(names: list[str]) -> Iterator[str]:
+def _of_end(entries: Sequence[Entry]) -> Iterator[str]:
+    names = [entry.name for entry in entries]
     accepted = names.count(ACCEPTED)
     ends = [place for place, name in enumerate(names) if name in TERMINAL]
-    if names[-1] == "queue_item_removed":
+    into_another = [entry for entry in entries if _went_elsewhere(entry)]
+    if names[-1] == REMOVED or into_another:
         if accepted or ends:
-            yield "taken out of the queue, and run all the same"
+            yield f"{'delivered into another turn' if into_another else 'taken out of the queue'}, and run all the same"
+        if len(into_another) + names.count(REMOVED) != 1:
+            yield "left its lane more than once"
         return
     if accepted != 1:
         yield f"accepted {accepted} times"
@@ -188,42 +196,77 @@ def _of_end(names: list[str]) -> Iterator[str]:
 
 def _of_attempts(entries: Sequence[Entry]) -> Iterator[str]:
     """Fences: attempts rise, and what an overtaken one said is no part of the answer."""
-    attempt, told, text = 0, 1, ""
+    attempt, told, text, parked = 0, 1, "", False
     for entry in entries:
         if entry.name == "turn_restarted":
-            told, text = int(entry.fields["attempt"]), ""
+            told, text = int(entry.fields["attempt"]), text[: int(entry.fields.get("kept_text", 0))]
             if told <= attempt:
                 yield f"attempt {told} follows attempt {attempt}"
         elif entry.name == "inference_start":
-            if int(entry.fields["attempt"]) <= attempt or int(entry.fields["attempt"]) != told:
-                yield f"attempt {entry.fields['attempt']} begins behind attempt {attempt}, clients were told {told}"
-            attempt = int(entry.fields["attempt"])
+            number = int(entry.fields["attempt"])
+            told = number if parked and number > attempt else told  # it goes on, and nothing was dropped
+            if number <= attempt or number != told:
+                yield f"attempt {number} begins behind attempt {attempt}, clients were told {told}"
+            attempt = number
         elif entry.name == "text_delta":
             text += entry.fields["delta"]
             if attempt != told:
                 yield f"text of attempt {attempt} stands behind the restart as {told}"
         elif entry.name == "chat_done" and entry.fields["full_response"] != text:
             yield f"the answer is not the text of its last attempt: {_differ(entry.fields['full_response'], text)}"
+        parked = entry.name == ASKED or (parked and entry.name in (DECIDED, "inference_start"))
+
+
+def _of_questions(entries: Sequence[Entry]) -> Iterator[str]:
+    asked = [entry.fields["approval_id"] for entry in entries if entry.name == ASKED]
+    settled = [entry.fields["approval_id"] for entry in entries if entry.name == DECIDED]
+    for question, times in Counter(asked).items():
+        if times != 1 or settled.count(question) != 1:
+            yield f"{question} was asked {times} times and settled {settled.count(question)} times"
+    if set(settled) - set(asked):
+        yield f"{sorted(set(settled) - set(asked))} was settled and never asked"
+
+
+def _went_elsewhere(entry: Entry) -> bool:
+    """Whether a message left its lane for another turn, and so is none of its own."""
+    return entry.name == DELIVERED and "into_request_id" in entry.fields
+
+
+def _beside(entry: Entry) -> bool:
+    """Whether a turn runs beside the primary one, and leaves the session as it was."""
+    return entry.fields.get("lane") == "parallel"
 
 
 def _of_thread(log: Sequence[Entry]) -> Iterator[str]:
     running = ""
-    queued: list[str] = []
+    lanes: dict[str, list[str]] = {}
     for entry in log:
-        if entry.name == ACCEPTED:
+        lane = lanes.setdefault(str(entry.fields.get("lane", "followup")), [])
+        if entry.name == ACCEPTED and not _beside(entry):
             if running:
                 yield f"{entry.request_id} was accepted while {running} ran (offset {entry.offset})"
             running = entry.request_id
         elif entry.name in TERMINAL and entry.request_id == running:
             running = ""
         elif entry.name == "queue_item_queued":
-            queued.append(entry.request_id)
-        elif entry.name == "queue_item_removed" and entry.request_id in queued:
-            queued.remove(entry.request_id)
-        elif entry.name == "queue_item_delivered":
-            if queued[:1] != [entry.request_id]:
-                yield f"{entry.request_id} was delivered out of order; waiting were {queued}"
-            queued = [waiting for waiting in queued if waiting != entry.request_id]
+            _queue(entry, lanes, lane)
+        elif entry.name == REMOVED and entry.request_id in lane:
+            lane.remove(entry.request_id)
+        elif entry.name == DELIVERED:
+            if lane[:1] != [entry.request_id]:
+                yield f"{entry.request_id} was delivered out of order; waiting were {lane}"
+            if entry.request_id in lane:
+                lane.remove(entry.request_id)
+
+
+def _queue(entry: Entry, lanes: dict[str, list[str]], lane: list[str]) -> None:
+    if (before := entry.fields.get("from_lane")) is None:
+        lane.append(entry.request_id)
+        return
+    # a steer that its turn never took: it waits in front of the follow-ups
+    lane.insert(int(entry.fields["position"]) - 1, entry.request_id)
+    if entry.request_id in lanes.get(str(before), []):
+        lanes[str(before)].remove(entry.request_id)
 
 
 def _of_messages(log: Sequence[Entry], acknowledged: Iterable[Acknowledged]) -> Iterator[str]:
@@ -245,8 +288,8 @@ def _of_messages(log: Sequence[Entry], acknowledged: Iterable[Acknowledged]) -> 
         if entry is None or (entry.name, entry.request_id) != (wanted, ack.request_id):
             yield f"{ack.request_id}: acknowledged as {ack.state} at {ack.offset}, where the log has {entry}"
         entries = by_request.get(ack.request_id, [])
-        said = [one.fields["message"] for one in entries if one.name == ACCEPTED]
-        removed = any(one.name == "queue_item_removed" for one in entries)
+        said = [one.fields["message"] for one in entries if one.name == ACCEPTED or _went_elsewhere(one)]
+        removed = any(one.name == REMOVED for one in entries)
         if said != ([] if removed else [ack.message]):
             yield f"{ack.request_id}: acknowledged was {ack.message!r}, accepted {said}"
 
@@ -300,15 +343,24 @@ def _same(frame: Fields, covered: Sequence[Entry]) -> bool:
 
 def _of_session(log: Sequence[Entry], session: Sequence[Fields]) -> Iterator[str]:
     heard = [(message["request_id"], message["content"]) for message in session if message["role"] == "user"]
-    said = [(entry.request_id, entry.fields["message"]) for entry in log if entry.name == ACCEPTED]
+    beside = {entry.request_id for entry in log if entry.name == ACCEPTED and _beside(entry)}
+    said = [
+        (entry.request_id, entry.fields["message"])
+        for entry in log
+        if (entry.name == ACCEPTED and not _beside(entry)) or _went_elsewhere(entry)
+    ]
     if heard != said:
-        yield f"the session's messages are not those of the log: {heard} and {said}"
+        yield f"the session's messages are not those of the log: {_short(heard)} and {_short(said)}"
     answered = [
         (message["request_id"], message["content"])
         for message in session
         if message["role"] == "assistant" and not message.get("interrupted")
     ]
-    answers = [(entry.request_id, entry.fields["full_response"]) for entry in log if entry.name == "chat_done"]
+    answers = [
+        (entry.request_id, entry.fields["full_response"])
+        for entry in log
+        if entry.name == "chat_done" and entry.request_id not in beside
+    ]
     if answered != [answer for answer in answers if answer[1]]:
         yield f"the session's answers are not those of the log: {_short(answered)} and {_short(answers)}"
 

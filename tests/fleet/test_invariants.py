@@ -181,3 +181,65 @@ def test_a_session_that_is_not_the_logs_is_found() -> None:
 def test_check_says_everything_that_is_wrong_at_once() -> None:
     with pytest.raises(AssertionError, match=r"r1: accepted 0 times(.|\n)*r2: 0 terminal events"):
         check(log_of(STORY[1:-1]), [], [])
+
+
+# --- lanes, questions, turns that were parked ------------------------------------------------------------
+
+LANES: Story = [
+    ("r1", "chat_accepted", {"message": "order tea"}),
+    ("r1", "inference_start", {"attempt": 1}),
+    ("s1", "queue_item_queued", {"item_id": "s1", "lane": "steer", "position": 1}),
+    ("s2", "queue_item_queued", {"item_id": "s2", "lane": "steer", "position": 2}),
+    ("f1", "queue_item_queued", {"item_id": "f1", "lane": "followup", "position": 1}),
+    ("c1", "queue_item_queued", {"item_id": "c1", "lane": "collect", "position": 1}),
+    ("p1", "chat_accepted", {"message": "aside", "lane": "parallel"}),
+    ("r1", "text_delta", {"delta": "May I? ", "round": 1}),
+    ("r1", "approval_request", {"approval_id": "r1.a"}),
+    ("r1", "approval_decided", {"approval_id": "r1.a"}),
+    ("r1", "inference_start", {"attempt": 2}),
+    ("s1", "queue_item_delivered", {"item_id": "s1", "lane": "steer", "into_request_id": "r1", "message": "hot"}),
+    ("r1", "text_delta", {"delta": "lost", "round": 1}),
+    ("r1", "turn_restarted", {"attempt": 3, "kept_text": 7}),
+    ("r1", "inference_start", {"attempt": 3}),
+    ("r1", "text_delta", {"delta": "Done", "round": 1}),
+    ("r1", "chat_done", {"full_response": "May I? Done"}),
+    ("s2", "queue_item_queued", {"item_id": "s2", "lane": "followup", "from_lane": "steer", "position": 1}),
+    ("s2", "queue_item_delivered", {"item_id": "s2", "lane": "followup"}),
+    ("c1", "queue_item_delivered", {"item_id": "c1", "lane": "collect", "into_request_id": "s2", "message": "note"}),
+    ("s2", "chat_accepted", {"message": "sweet"}),
+    ("p1", "chat_done", {"full_response": ""}),
+    ("s2", "chat_error", {"error_type": "cancelled"}),
+    ("f1", "queue_item_delivered", {"item_id": "f1", "lane": "followup"}),
+    ("f1", "chat_accepted", {"message": "next"}),
+    ("f1", "chat_error", {"error_type": "cancelled"}),
+]
+HEARD = [("r1", "order tea"), ("s1", "hot"), ("c1", "note"), ("s2", "sweet"), ("f1", "next")]
+LANES_SESSION: list[dict[str, Any]] = [
+    *({"role": "user", "content": text, "request_id": request_id} for request_id, text in HEARD),
+    {"role": "assistant", "content": "May I? Done", "request_id": "r1"},
+]
+
+
+def test_a_log_with_every_lane_and_a_parked_turn_is_right() -> None:
+    log = log_of(LANES)
+    acks = [Acknowledged("hot", "s1", "e", 3, "queued"), Acknowledged("aside", "p1", "e", 7)]
+    assert violations(log, [transcript_of(log)], acks, LANES_SESSION) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param(lambda s: [*s[:18], *s[23:], *s[18:23]], "f1 was delivered", id="past the steer"),
+        pytest.param(lambda s: [*s[:12], s[11], *s[12:]], "s1: left its lane more than once", id="steered twice"),
+        pytest.param(
+            lambda s: [*s, ("c1", "chat_accepted", {"message": "note"})], "into another turn, and run", id="ran"
+        ),
+        pytest.param(lambda s: [*s[:9], *s[10:]], "asked 1 times and settled 0", id="never settled"),
+        pytest.param(lambda s: [*s[:10], s[9], *s[10:]], "asked 1 times and settled 2", id="settled twice"),
+        pytest.param(lambda s: [*s[:8], *s[9:]], "was settled and never asked", id="never asked"),
+        pytest.param(lambda s: [*s[:10], s[7], *s[10:]], "attempt 2 begins behind attempt 1", id="not parked"),
+        pytest.param(lambda s: [*s[:13], ("r1", "turn_restarted", {"attempt": 3}), *s[14:]], "not the text", id="kept"),
+    ],
+)
+def test_a_lane_or_a_question_that_broke_its_promise_is_told_in_words(change: Change, words: str) -> None:
+    assert words in found(change(LANES))

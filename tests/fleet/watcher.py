@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
@@ -75,15 +76,29 @@ class Watcher:
         thread_id: a thread that exists.
         epoch: of the log, to begin at its very beginning; None begins with a snapshot of now.
         name: how it is called when something is wrong.
+        after: the offset behind which it begins.
+        token: what it shows at each handshake; asked for anew each time.
     """
 
-    def __init__(self, urls: Sequence[str], thread_id: str, epoch: str | None = None, name: str = "") -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        thread_id: str,
+        epoch: str | None = None,
+        name: str = "",
+        *,
+        after: int = 0,
+        token: Callable[[], str] | None = None,
+    ) -> None:
         self.thread_id = thread_id
         self.transcript = Transcript(name or f"the watcher at {urls[0]}")
         self.arrivals: list[str] = []
         """The nodes at which it has subscribed, in order."""
+        self.times: list[float] = []
+        """When each of `frames` came, on the loop's clock (seconds)."""
         if epoch is not None:
-            self.transcript.segments.append(Segment(epoch, 0))
+            self.transcript.segments.append(Segment(epoch, after))
+        self._token = token
         self._urls = list(urls)
         self._link: Link | None = None
         self._news = asyncio.Event()
@@ -166,6 +181,19 @@ class Watcher:
         """Wait until it has subscribed so many times."""
         await self.until(lambda: len(self.arrivals) >= times, f"to subscribe {times} times")
 
+    async def event_after(self, moment: float, within: float = PATIENCE) -> None:
+        """Wait until it was sent anything later than a moment."""
+        await self.until(lambda: bool(self.times) and self.times[-1] > moment, "an event", within)
+
+    async def told_of_a_loss(self, within: float = PATIENCE) -> None:
+        """Wait until a node has told it that something is lost."""
+        await self.until(lambda: len(self.transcript.segments) > 1, "to be told of a loss", within)
+
+    def silence(self, since: float = 0.0) -> float:
+        """Return the longest time without an event from a moment on, up to the last event."""
+        times = [since, *(at for at in self.times if at > since)] if since else self.times
+        return max((later - before for before, later in pairwise(times)), default=0.0)
+
     def move(self) -> None:
         """Leave the node for the next one, as a client that lost its network does."""
         if self._link is not None:
@@ -195,7 +223,7 @@ class Watcher:
         return link
 
     async def _stay(self, link: Link) -> None:
-        await link.open(None)
+        await link.open(self._token() if self._token is not None else None)
         self._link = link
         while True:
             ack = await link.call("thread:subscribe", self._asked(), on_answer=self._answered)
@@ -230,4 +258,5 @@ class Watcher:
             self.transcript.broken.append(f"was sent an event before it was told where it stands: {data}")
         else:
             self.transcript.segments[-1].frames.append(data)
+            self.times.append(asyncio.get_running_loop().time())
         self._news.set()

@@ -1,0 +1,38 @@
+"""The canceller, with a heartbeat that writes down what it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from backplane.connection import Backplane
+from tests.support.waiting import wait_until
+from worker.canceller import Canceller
+from worker.heartbeat import Heartbeat
+
+
+class Beats:
+    """In place of a heartbeat."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[Any]] = []
+
+    async def beat(self, slots: list[Any]) -> None:
+        self.asked.append(slots)
+
+
+async def test_a_lost_connection_costs_one_heartbeat_however_many_partitions_there_are(backplane: Backplane) -> None:
+    """Each channel tells that it may have missed something; 64 heartbeats at once would take 64 connections."""
+    beats, slot = Beats(), object()
+    canceller = Canceller(backplane, {"r1": cast("Any", slot)}, cast("Heartbeat", beats))
+    await canceller.listen()
+    try:
+        backplane.live.reconnect()
+        await wait_until(lambda: bool(beats.asked), "the verdict is asked for")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert beats.asked == [[slot]]
+        canceller.missed()
+        await wait_until(lambda: len(beats.asked) == 2, "the next loss is noticed as well")
+    finally:
+        canceller.close()
