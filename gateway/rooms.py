@@ -19,6 +19,9 @@ from gateway.metrics import Metrics
 from gateway.room import Room
 
 _log = structlog.get_logger("gateway.rooms")
+_IDLE_AT_ONCE = 32
+"""Rooms without a turn that one poll reads too: those where every message about a new turn was lost are found in turn,
+and an idle node's work does not grow with its rooms."""
 
 
 class Rooms:
@@ -29,6 +32,7 @@ class Rooms:
         self._metrics = metrics
         self._rooms: dict[ThreadRef, Room] = {}
         self._opening: dict[Room, asyncio.Task[None]] = {}
+        self._idle_read = 0
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -70,9 +74,9 @@ class Rooms:
             self._backplane.live.unsubscribe(self._backplane.keys.thread(room.ref).live)
 
     async def poll(self) -> None:
-        """Read the logs of threads whose turn runs, every `poll_interval`, until cancelled.
+        """Read the logs of threads whose turn runs, and of some others, every `poll_interval`, until cancelled.
 
-        So that the end of a turn arrives although every message about it was lost.
+        So that the end of a turn arrives although every message about it was lost, even that of its beginning.
         """
         while True:
             await asyncio.sleep(self._backplane.settings.poll_interval)
@@ -82,18 +86,25 @@ class Rooms:
                 _log.warning("a poll failed", error=error.message)
 
     async def poll_once(self) -> None:
-        """Read what is new in every thread whose turn runs.
+        """Read what is new in every thread whose turn runs, as far as this node knows, and in some of the others.
 
         Raises:
             Unavailable: when Redis did not answer.
         """
-        watched = [(room, room.position) for room in self._rooms.values() if room.active]
+        rooms = [room for room in self._rooms.values() if room.active]
+        watched = [(room, room.position) for room in [*rooms, *self._some_idle()]]
         asked = [(room, position) for room, position in watched if position is not None]
         pages = await self._backplane.log.read_many([(room.ref, *position) for room, position in asked])
         for (room, position), page in zip(asked, pages, strict=True):
             stands = page is not None and room.position is not None and room.position[0] == position[0]
             if page is not None and stands and room.take(page):
                 room.fill()
+
+    def _some_idle(self) -> list[Room]:
+        idle = [room for room in self._rooms.values() if not room.active]
+        first = self._idle_read % max(len(idle), 1)
+        self._idle_read = first + _IDLE_AT_ONCE
+        return [*idle[first:], *idle[:first]][:_IDLE_AT_ONCE]
 
     def lose_all(self, reason: str) -> None:
         """Tell every member on this node to come back with its cursor."""

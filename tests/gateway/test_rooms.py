@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -191,6 +192,45 @@ async def test_the_end_of_a_turn_arrives_although_every_message_about_it_is_lost
     await thread.rooms.poll_once()
     assert [event.name for event in member.events] == ["text_delta", "chat_done"]
     assert not thread.room.active
+
+
+async def test_a_turn_arrives_although_even_the_message_of_its_beginning_is_lost(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node where nobody asked for the turn cannot know that it runs."""
+    member = Watcher()
+    await thread.join(member)
+    await thread.finish()
+    await wait_until(lambda: not thread.room.active, "the first turn ends")
+    before = len(member.events)
+    monkeypatch.setattr(thread.room, "heard", lambda message: None)
+    await thread.backplane.turns.start(REF, Start("more", "ann", "sid"))
+    await thread.rooms.poll_once()
+    assert [event.name for event in member.events[before:]] == ["chat_accepted"]
+
+
+async def test_each_poll_reads_some_idle_threads_and_all_of_them_in_turn(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.rooms._IDLE_AT_ONCE", 2)
+    asked: list[str] = []
+
+    async def read_many(places: list[tuple[ThreadRef, str, int]]) -> list[None]:
+        asked.extend(ref.thread_id for ref, _, _ in places)
+        return [None] * len(places)
+
+    async with AsyncExitStack() as stack:
+        for number in range(5):
+            ref = thread_ref(f"idle-{number}")
+            started = await thread.backplane.turns.start(ref, Start("hello", "ann", "sid"))
+            await thread.backplane.turns.cancel(ref, "ann")
+            room = await stack.enter_async_context(thread.rooms.room(ref))
+            await room.join(Watcher(), "ann", (started.epoch, 0), 50)
+        monkeypatch.setattr(thread.backplane.log, "read_many", read_many)
+        for _ in range(3):
+            await thread.rooms.poll_once()
+    assert {f"idle-{number}" for number in range(5)} <= set(asked)
+    assert len(asked) <= 3 * 2 + 3, "two idle ones each time, and perhaps the one whose turn runs"
 
 
 async def test_a_deaf_while_is_made_good_after_the_reconnect(thread: Thread, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
+from scripts.faultsuite import cancel_cases
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
-from tests.fleet.rows import duplicate_starts
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
 Begin = Callable[[], Conversation]
 
 
 async def test_ten_duplicate_starts_through_both_nodes_are_one_turn_with_ten_equal_answers(fleet: Fleet) -> None:
-    assert await duplicate_starts(fleet) == []
+    await cancel_cases.duplicates(fleet)
 
 
 async def test_a_message_that_is_sent_again_after_its_answer_is_still_the_same_turn(fleet: Fleet, talk: Begin) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from backplane.ids import new_id
+from scripts.faultsuite import worker_cases
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
-from tests.fleet.rows import stopped_worker
 from tests.fleet.watcher import caller
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
@@ -47,7 +47,7 @@ async def test_a_turn_that_outlives_every_worker_ends_once_when_its_attempts_are
 
 
 async def test_what_a_stopped_worker_writes_too_late_is_refused(fleet: Fleet) -> None:
-    assert await stopped_worker(fleet) == []
+    await worker_cases.stopped(fleet)
 
 
 async def test_a_worker_that_is_told_to_stop_finishes_a_short_turn(fleet: Fleet, talk: Begin) -> None:
