@@ -13,6 +13,8 @@ from tests.fleet.fleet import Fleet
 
 PATIENCE = 60.0
 """Seconds that anything may take before it counts as never."""
+AN_APPEND = b"text_delta"
+"""What the bytes of an append hold, on their way from a worker to the store."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
-from backplane.scripts import script
-from scripts.faultsuite.case import PATIENCE, now
+from scripts.faultsuite.case import AN_APPEND, PATIENCE, now
 from scripts.faultsuite.schedule import EVERYBODY, STORE, Planned
 from tests.fleet.fleet import Fleet, Member
 from tests.fleet.proxy import Proxy
@@ -138,7 +137,7 @@ async def _deaf(way: Proxy) -> None:
 
 
 async def _hold(way: Proxy) -> None:
-    way.hold(script("append").sha.encode())
+    way.hold(AN_APPEND)
 
 
 _ON_THE_WAY: dict[str, Callable[[Proxy], Awaitable[None]]] = {

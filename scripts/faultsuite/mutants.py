@@ -41,8 +41,8 @@ MUTANTS = (
     Mutant(
         "fencing off",
         "backplane/lua/append.lua",
-        "if not owned(turn, arg(2)) then",
-        "if not turn then",
+        "if turn[1] ~= 'running' or turn[2] ~= arg(2) then",
+        "if not turn[1] then",
         _case(worker_cases.CASES, "4"),
     ),
     Mutant(
@@ -90,7 +90,7 @@ async def red(mutant: Mutant, settings: Mapping[str, Any] | None = None) -> str:
             for _ in range(_TRIES):
                 try:
                     await mutant.case.run(fleet)
-                except AssertionError as error:
-                    return str(error) or "an assertion failed"
+                except (AssertionError, TimeoutError) as error:
+                    return str(error) or "it did not come to its end"
                 await fleet.heal()
     return ""

@@ -7,9 +7,8 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 
-from backplane.scripts import script
 from scripts.faultsuite.cancel_cases import deaf
-from scripts.faultsuite.case import PATIENCE, Case, Settled, now, thread
+from scripts.faultsuite.case import AN_APPEND, PATIENCE, Case, Settled, now, thread
 from scripts.faultsuite.worker_cases import ELSEWHERE
 from tests.fleet.conditions import eventually
 from tests.fleet.conversation import Conversation
@@ -163,7 +162,7 @@ async def frozen(fleet: Fleet) -> list[Settled]:
 async def worker_alone(fleet: Fleet) -> list[Settled]:
     """Let nothing pass between a worker and the store until its turn runs elsewhere; then what it had sent arrives."""
     async with thread(fleet) as talk:
-        turn = await talk.say(_TALKING)
+        turn = await talk.say("say 500 words")
         await talk.words(turn, 40)
         worker = await fleet.owner(talk.thread_id, turn)
         begun = now()
@@ -172,7 +171,8 @@ async def worker_alone(fleet: Fleet) -> list[Settled]:
         settled = now() - begun
         _proxy(worker).close_hole()
         await worker.says("turn lost to another owner", turn)
-        await talk.cancel(turn)
+        # to its end: only a whole answer shows a word too much
+        assert (await talk.ended(turn, PATIENCE))["event"] == "chat_done"
     return [Settled("running elsewhere", settled, ELSEWHERE)]
 
 
@@ -258,7 +258,7 @@ async def held_append(fleet: Fleet) -> list[Settled]:
         turn = await talk.say("say 400 words")
         await talk.words(turn, 20)
         way = _proxy(await fleet.owner(talk.thread_id, turn))
-        way.hold(script("append").sha.encode())
+        way.hold(AN_APPEND)
         async with asyncio.timeout(PATIENCE):
             await way.caught()
         await asyncio.sleep(1.0)

@@ -37,7 +37,7 @@ def show(results: Sequence[Result], console: Console) -> None:
             console.print(f"{result.case.name} ({result.case.fault}) is broken: {result.wrong}", markup=False)
 
 
-def markdown(results: Sequence[Result]) -> str:
-    """Return the table as Markdown."""
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return the lines of a table as Markdown."""
     head = [f"| {' | '.join(_HEAD)} |", "|---|---|---|---:|---:|---|"]
-    return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines(results))])
+    return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in rows)])

@@ -14,10 +14,9 @@ from pathlib import Path
 from backplane.connection import Backplane
 from backplane.doorbell import Doorbell
 from backplane.ids import ThreadRef, new_id, thread_ref
-from backplane.scripts import script
 from backplane.settings import Settings
 from backplane.turns import Start
-from scripts.faultsuite.case import PATIENCE, Case, Settled, now, thread
+from scripts.faultsuite.case import AN_APPEND, PATIENCE, Case, Settled, now, thread
 from tests.fleet.conditions import eventually
 from tests.fleet.fleet import Fleet, Member
 from tests.fleet.invariants import check
@@ -53,11 +52,11 @@ async def killed(fleet: Fleet) -> list[Settled]:
 async def stopped(fleet: Fleet) -> list[Settled]:
     """Stop a worker with an append on its way; it arrives when the turn runs elsewhere."""
     async with thread(fleet) as talk:
-        turn = await talk.say(_LONG)
+        turn = await talk.say("say 500 words")
         await talk.words(turn, 40)
         worker = await fleet.owner(talk.thread_id, turn)
         assert worker.proxy is not None
-        worker.proxy.hold(script("append").sha.encode())
+        worker.proxy.hold(AN_APPEND)
         async with asyncio.timeout(PATIENCE):
             await worker.proxy.caught()
         begun = now()
@@ -68,8 +67,8 @@ async def stopped(fleet: Fleet) -> list[Settled]:
         await talk.watchers[0].event(turn, "turn_restarted")
         worker.signal(signal.SIGCONT)
         await worker.says("turn lost to another owner", turn)
-        await talk.words(turn, 40)
-        await talk.cancel(turn)
+        # to its end: only a whole answer shows a word too much
+        assert (await talk.ended(turn, PATIENCE))["event"] == "chat_done"
     return [Settled("running elsewhere", settled, ELSEWHERE)]
 
 

@@ -21,8 +21,6 @@ import hiredis
 
 HOST = "127.0.0.1"
 _CHUNK = 65_536
-_OVERLAP = 39
-"""Bytes of the piece before, in case the name of a script (40 bytes) lies across two."""
 Direction = Literal["to", "from"]
 """Towards the process that is connected to, or back from it."""
 BOTH: tuple[Direction, ...] = ("to", "from")
@@ -158,8 +156,8 @@ class Proxy:
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 if direction == "to":
-                    await self._held(tail + data)
-                    tail = data[-_OVERLAP:]
+                    await self._held(tail, data)
+                    tail = data
                 await self._open[direction].wait()
                 if direction in self.swallowed:
                     continue
@@ -174,8 +172,9 @@ class Proxy:
             with suppress(OSError):
                 writer.close()
 
-    async def _held(self, data: bytes) -> None:
-        if self._wanted is not None and self._wanted in data:
+    async def _held(self, before: bytes, data: bytes) -> None:
+        # what is waited for may lie across two pieces
+        if (wanted := self._wanted) is not None and wanted in before[-len(wanted) + 1 :] + data:
             self._wanted = None
             self._caught.set()
             await self._let_go.wait()
