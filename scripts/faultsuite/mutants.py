@@ -41,7 +41,7 @@ MUTANTS = (
     Mutant(
         "fencing off",
         "backplane/lua/append.lua",
-        "if turn[1] ~= 'running' or turn[2] ~= arg(2) then",
+        "if turn[1] ~= 'running' or turn[2] ~= arg(2) or tonumber(batch) > turn[3] + 1 then",
         "if not turn[1] then",
         _case(worker_cases.CASES, "4"),
     ),

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from backplane.connection import Backplane
-from backplane.doorbell import Doorbell
+from backplane.doorbell import Doorbell, Ring
 from backplane.ids import ThreadRef, new_id, thread_ref
 from backplane.settings import Settings
 from backplane.turns import Start
@@ -199,10 +200,14 @@ _RACES_PER_THREAD = 100
 
 
 class _RingsTwice(Doorbell):
-    """Wakes both workers for each turn, at the same moment."""
+    """Wakes both workers for each turn, in the same moment."""
 
-    async def ring(self, *members: str) -> None:
-        await super().ring(*members, *members)
+    async def ring(self, ring: Ring) -> int:
+        name = self._keys[0]
+        rung: Any = self._redis.rpush(name, ring.member, ring.member)
+        await rung
+        await self._redis.expire(name, self._TTL)
+        return 1
 
 
 async def race(fleet: Fleet) -> list[Settled]:
@@ -211,7 +216,7 @@ async def race(fleet: Fleet) -> list[Settled]:
     settings = Settings(**fleet.settings.model_dump() | {"node_id": f"race-{new_id()}"})
     async with Backplane.open(settings) as backplane:
         backplane.doorbell = _RingsTwice(
-            backplane.keys.doorbell, backplane.redis, backplane.redis, settings.redis_timeout
+            backplane.keys, backplane.redis, backplane.redis, settings.redis_timeout, settings.tenant_weights
         )
         for _ in range(_RACES // _RACES_PER_THREAD):
             winners += await _races(fleet, backplane, thread_ref(f"t-{new_id()}"))
