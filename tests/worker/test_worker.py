@@ -10,7 +10,7 @@ import pytest
 
 from backplane.connection import Backplane
 from backplane.events import Event
-from backplane.ids import thread_ref
+from backplane.ids import ThreadRef, thread_ref
 from backplane.turns import Start, Started
 from tests.support.waiting import wait_until
 from tests.support.working import working
@@ -485,6 +485,24 @@ async def test_waiting_turns_are_claimed_without_one_claim_in_vain(open_backplan
             claimers = one.claimer, two.claimer
             await wait_until(lambda: sum(claimer.won for claimer in claimers) == 30, "all are claimed")
         assert sum(claimer.tried for claimer in claimers) == 30
+
+
+async def test_workers_are_shared_between_tenants_by_weight(open_backplane: Any) -> None:
+    """200 turns of one tenant wait: the one of another is begun among the first, those of weight 3 get their share."""
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        begun.append(turn.tenant)
+        yield "a"
+
+    begun: list[str] = []
+    async with open_backplane(slots=1, tenant_weights={"heavy": 3}) as backplane:
+        for tenant, count in (("many", 200), ("heavy", 60), ("one", 1)):
+            for number in range(count):
+                await backplane.turns.start(ThreadRef(tenant, f"t{number}"), Start("go", "ann", "sid"))
+        async with working(backplane, agent):
+            await wait_until(lambda: len(begun) >= 41, "turns are begun")
+    assert "one" in begun[:6]
+    assert 27 <= begun[:41].count("heavy") <= 33
 
 
 async def test_a_long_silent_turn_shows_that_its_worker_lives(open_backplane: Any) -> None:
