@@ -29,6 +29,7 @@ from backplane.ids import ThreadRef
 from backplane.keys import Keys
 from backplane.live import LiveChannels
 from backplane.log import Log
+from backplane.members import Members
 from backplane.pipeline import pipelined
 from backplane.readings import Readings
 from backplane.scripts import Call, load_all, run, run_many
@@ -126,6 +127,7 @@ class Backplane:
         self.steps = Steps(self)
         self.threads = Threads(self)
         self.approvals = Approvals(self)
+        self.members = Members(self)
 
     @classmethod
     @asynccontextmanager

@@ -101,6 +101,9 @@ class Keys:
         """prefix; + tenant/user. sorted set: `tenant/thread/request` -> its number in the line. TTL 1 day."""
         self.recoverer = f"{prefix}:recoverer"
         """string: who looks for lapsed leases now. TTL a few `recover_interval`."""
+        self.members = f"{prefix}:members"
+        """hash: node id -> when (ms) and what a process last said of itself; `/looked` -> when somebody last asked.
+        TTL 30 s."""
         self.thread = lru_cache(maxsize=8192)(self._thread)
         self.partition = lru_cache(maxsize=None)(self._partition)
 

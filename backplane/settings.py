@@ -147,6 +147,12 @@ class Settings(BaseSettings):
     jwt_tenant_claim: str = "tenant"
     """The claim that names the tenant; threads of two tenants never meet."""
 
+    operators: _Commas = ()
+    """Subjects that may see the whole fleet (`/v1/operations`), separated by commas; without a key, everybody may."""
+    plugs: bool = False
+    """Let operators cut sockets and kill nodes and workers of this machine, to see that nothing is lost. Never in
+    production."""
+
     # --- worker ----------------------------------------------------------------------------------------
     agent: str = "worker.agents.demo:agent"
     """The agent, as `module:attribute`."""

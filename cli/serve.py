@@ -37,6 +37,7 @@ from backplane.embedded import FINDERS, EmbeddedStore, Finder, claim, free_port,
 from backplane.errors import Misconfigured, ThreadlineError
 from backplane.settings import ENV_PREFIX, Settings
 from cli.invocation import console_script
+from gateway.auth import is_loopback, is_open
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.5, 5.0  # seconds between a death and the next start
 HEALTHY_AFTER = 10.0  # seconds; a member that lived this long begins again at the shortest back-off
@@ -369,6 +370,8 @@ def _environment(settings: Settings, redis_url: str) -> dict[str, str]:
         value = getattr(settings, name)
         if value is not None:
             given[ENV_PREFIX + name.upper()] = _as_text(value)
+    if is_open(settings) and is_loopback(settings.host):
+        given.setdefault(f"{ENV_PREFIX}PLUGS", "1")  # whoever is here may break things, and see that nothing is lost
     # A child writes to a pipe: unbuffered, so that its lines come when they are written.
     return os.environ | given | {f"{ENV_PREFIX}REDIS_URL": redis_url, "PYTHONUNBUFFERED": "1"}
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from gateway.latency import Latency
 
 
 class Metrics:
-    """The metrics of one node."""
+    """The metrics of one node.
 
-    def __init__(self) -> None:
+    Args:
+        now: what Redis' clock says, in Unix seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.registry = CollectorRegistry()
+        self.latency = Latency(self.registry, now)
         self.sockets = self._gauge("sockets", "Connected sockets.")
         self.streams = self._gauge("streams", "Open streams of server-sent events.")
         self.rooms = self._gauge("rooms", "Threads that somebody on this node watches.")
@@ -33,6 +43,11 @@ class Metrics:
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"threadline_{name}", text, registry=self.registry)
+
+    def read(self, metric: Counter | Gauge) -> float:
+        """Return the value of a metric without labels."""
+        (family,) = metric.collect()
+        return float(next(sample.value for sample in family.samples if not sample.name.endswith("_created")))
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

@@ -179,7 +179,9 @@ class Room:
             sent += 1
             if not member.send(event):
                 self._pause(member, place, offset)
-        self._metrics.sent.inc(sent)
+        if sent:
+            self._metrics.sent.inc(sent)
+            self._metrics.latency.sent(event)
         if event.name in TERMINAL:
             self._let_go(event.request_id)
 

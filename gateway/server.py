@@ -28,6 +28,7 @@ from gateway.http import Http
 from gateway.manager import RoomChannelManager
 from gateway.metrics import Metrics
 from gateway.node import Node
+from gateway.operations import Operations
 from gateway.origins import OriginGuard
 from gateway.packets import GuardedServer
 from gateway.rooms import Rooms
@@ -45,7 +46,7 @@ class Gateway:
     def __init__(self, settings: Settings, backplane: Backplane, authenticator: Authenticator) -> None:
         self._settings = settings
         self._backplane = backplane
-        self.metrics = Metrics()
+        self.metrics = Metrics(backplane.members.clock.now)
         self.node = Node(backplane)
         self.rooms = Rooms(backplane, self.metrics)
         verbs = Verbs(backplane, self.rooms)
@@ -54,8 +55,13 @@ class Gateway:
         self._server = GuardedServer(settings, client_manager=self._manager)
         self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics)
         http = Http(settings, authenticator, verbs, self.node, self.metrics)
+        self._operations = Operations(settings, backplane, self.metrics, self.sockets.unplug)
         # sockets come first: a connection that lasts for hours need not pass all of Starlette's layers
-        self.routes = [*http.routes(), *Dialects(settings, verbs, self.node, self.metrics, http).routes()]
+        self.routes = [
+            *http.routes(),
+            *Dialects(settings, verbs, self.node, self.metrics, http).routes(),
+            *self._operations.routes(http.who, http.answered),
+        ]
         self.app = OriginGuard(ASGIApp(self._server, Starlette(routes=self.routes)), settings)
         self.metrics.sockets.set_function(lambda: len(self.sockets))
         self.metrics.rooms.set_function(lambda: len(self.rooms))
@@ -70,6 +76,7 @@ class Gateway:
             asyncio.create_task(self.rooms.poll(), name="poll"),
             asyncio.create_task(self.node.degraded.run(), name="degraded"),
             asyncio.create_task(Recoverer(self._backplane).run(), name="recoverer"),
+            asyncio.create_task(self._backplane.members.run("gateway", self._operations.facts), name="report"),
         ]
         try:
             yield tasks

@@ -132,6 +132,13 @@ class Sockets:
     def __len__(self) -> int:
         return len(self._sockets)
 
+    async def unplug(self, sid: str) -> bool:
+        """Drop the transport of a socket, as a bad network does; False when this node has none of that name."""
+        socket = self._sockets.get(sid)
+        if socket is not None:
+            socket.lose("unplugged")
+        return socket is not None
+
     # --- coming and going ------------------------------------------------------------------------------
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: object) -> None:

@@ -6,11 +6,10 @@ A push is never believed: it only asks for the verdict now, which comes from dur
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from backplane.connection import Backplane
 from backplane.ids import ThreadRef
-from backplane.sessions import SessionCache
 from worker.heartbeat import Heartbeat
 from worker.slot import Slot
 
@@ -22,12 +21,12 @@ class Canceller:
     """Listens to the control channels of all partitions. A listener of live channels."""
 
     def __init__(
-        self, backplane: Backplane, slots: Mapping[str, Slot], heartbeat: Heartbeat, cache: SessionCache
+        self, backplane: Backplane, slots: Mapping[str, Slot], heartbeat: Heartbeat, forget: Callable[[ThreadRef], None]
     ) -> None:
         self._backplane = backplane
         self._slots = slots
         self._heartbeat = heartbeat
-        self._cache = cache
+        self._forget = forget
         self._checks: set[asyncio.Task[bool]] = set()
         self._missed = False
 
@@ -52,15 +51,12 @@ class Canceller:
         """Ask for the verdict of the turn that is named, if it is ours; forget a thread that was deleted."""
         named = message.decode(errors="replace")
         if named.startswith(_FORGET):
-            self._forget(named.removeprefix(_FORGET))
+            tenant, _, thread_id = named.removeprefix(_FORGET).partition("/")
+            self._forget(ThreadRef(tenant, thread_id))
             return
         slot = self._slots.get(named)
         if slot is not None:
             self._check([slot])
-
-    def _forget(self, thread: str) -> None:
-        tenant, _, thread_id = thread.partition("/")
-        self._cache.invalidate(ThreadRef(tenant, thread_id))
 
     def missed(self) -> None:
         """A push may have been lost: ask for every turn, once for the channels of all partitions together."""

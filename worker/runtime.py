@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from backplane.connection import Backplane, opened_when_reachable
+from backplane.ids import ThreadRef
 from backplane.recoverer import Recoverer
 from backplane.sessions import SessionCache
 from backplane.settings import Settings
@@ -21,6 +22,7 @@ from worker.appender import Appender
 from worker.canceller import Canceller
 from worker.claimer import Claimer
 from worker.heartbeat import Heartbeat
+from worker.ledger import Ledger
 from worker.loading import load_agent
 from worker.slot import Slot
 from worker.turn import Agent
@@ -39,9 +41,10 @@ class Worker:
         self._running: set[asyncio.Task[None]] = set()
         self._free = asyncio.Semaphore(self._settings.slots)
         self._cache = SessionCache()
+        self.ledger = Ledger(backplane.members.clock.now)
         self._appender = Appender(backplane)
         self._heartbeat = Heartbeat(backplane, self._slots)
-        self._canceller = Canceller(backplane, self._slots, self._heartbeat, self._cache)
+        self._canceller = Canceller(backplane, self._slots, self._heartbeat, self._forget)
         self.claimer = Claimer(backplane, self._free, self._begin)
 
     @property
@@ -61,6 +64,7 @@ class Worker:
             asyncio.create_task(self._appender.run(), name="appender"),
             asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
             asyncio.create_task(Recoverer(self._backplane).run(), name="recoverer"),
+            asyncio.create_task(self._backplane.members.run("worker", self.facts), name="report"),
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -79,12 +83,28 @@ class Worker:
             if isinstance(error, Exception):
                 raise error
 
+    def facts(self) -> dict[str, Any]:
+        """Return what people who watch the fleet are told of this worker."""
+        settings, claimer = self._settings, self.claimer
+        return {
+            "agent": settings.agent,
+            "slots": settings.slots,
+            "running": self.turns,
+            "claims": {"tried": claimer.tried, "won": claimer.won},
+            "turns": self.ledger.turns(),
+        }
+
+    def _forget(self, ref: ThreadRef) -> None:
+        self._cache.invalidate(ref)
+        self.ledger.forget(ref)
+
     def _begin(self, claim: Claim) -> None:
         slot = Slot(self._backplane, self._appender, self._cache, self._agent, claim)
         if (before := self._slots.get(claim.request_id)) is not None:
             # we lost this turn and claimed it again before we heard so: nobody else would tell the old slot
             before.stop("fenced")
         self._slots[claim.request_id] = slot
+        self.ledger.begun(claim)
         task = asyncio.create_task(slot.run(), name=f"turn-{claim.request_id}")
         self._running.add(task)
         task.add_done_callback(lambda done: self._ended(slot, done))
@@ -94,6 +114,7 @@ class Worker:
         if self._slots.get(slot.claim.request_id) is slot:
             del self._slots[slot.claim.request_id]
         self._free.release()
+        self.ledger.ended(slot.claim, slot.outcome)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a slot failed; its lease will lapse", request_id=slot.claim.request_id, exc_info=error)
 

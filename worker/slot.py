@@ -63,6 +63,8 @@ class Slot:
         self._usage: Usage | None = None
         self._started = asyncio.get_running_loop().time()
         self._first_text: float | None = None
+        self.outcome = "crashed"
+        """What became of the turn here, once `run` has returned: its state, or fenced, handed_back or parked."""
 
     # --- told from outside -----------------------------------------------------------------------------
 
@@ -118,15 +120,19 @@ class Slot:
         reason = self._stop.result() if self._stop.done() else None
         if reason == "fenced":
             log.info("turn lost to another owner")
+            self.outcome = reason
             return
         answered = answering.done() and not answering.cancelled() and answering.exception() is None
         if reason == "stopping" and not answered:
             await self._hand_back(log)
+            self.outcome = "handed_back"
             return
         if reason == "parked" and not answered:
             await self._park(log)
+            self.outcome = reason
             return
         finished = await self._finish(self._ending(answering, log))
+        self.outcome = finished.state
         log.info("turn ended", state=finished.state)
 
     def _ending(self, answering: asyncio.Task[None], log: structlog.stdlib.BoundLogger) -> Ending:
