@@ -25,7 +25,7 @@ class Beats:
 async def test_a_lost_connection_costs_one_heartbeat_however_many_partitions_there_are(backplane: Backplane) -> None:
     """Each channel tells that it may have missed something; 64 heartbeats at once would take 64 connections."""
     beats, slot = Beats(), object()
-    canceller = Canceller(backplane, {"r1": cast("Any", slot)}, cast("Heartbeat", beats), SessionCache(1))
+    canceller = Canceller(backplane, {"r1": cast("Any", slot)}, cast("Heartbeat", beats), SessionCache(1).invalidate)
     await canceller.listen()
     try:
         backplane.live.reconnect()
