@@ -17,7 +17,8 @@ from backplane.events import Event, dumps
 
 DEGRADED = "degraded"
 _log = structlog.get_logger("gateway.degraded")
-_LOOK_EVERY = 0.1
+_LOOK_EVERY, _LOOK_CLOSELY = 0.5, 0.1
+"""Seconds between two looks while all is as clients know it, and while it is not: an idle node seldom wakes."""
 _PATIENCE = 1.0
 """Seconds without Redis before anybody is told, and with it before its return is: a connection that is made again
 takes less, and a Redis that comes back may falter once more."""
@@ -60,7 +61,7 @@ class Degraded:
         """Look, until cancelled."""
         while True:
             self.look()
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_LOOK_EVERY if self._otherwise_from is None else _LOOK_CLOSELY)
 
     def look(self) -> None:
         """Compare what clients know with what is, and tell them when it has changed."""
