@@ -8,6 +8,7 @@
     ├── Unauthorized            the caller's side: no token, or one that is not valid
     ├── NotFound                no such thread, or another's: the two cannot be told apart
     ├── IdempotencyConflict     the same key came with another text
+    ├── EditConflict            what was to be edited is no longer there, or more was said meanwhile
     ├── TurnRunning             `queue_mode: reject` met a running turn
     ├── QueueFull               the lane is at its limit
     ├── RateLimited             too many calls; `retry_after_ms` says when to come back
@@ -85,6 +86,13 @@ class IdempotencyConflict(ThreadlineError):
     """The idempotency key was used before, with another message."""
 
     code = "idempotency_conflict"
+    http_status = 409
+
+
+class EditConflict(ThreadlineError):
+    """The message to edit is not in the conversation any more, or newer ones came than the editor knew of."""
+
+    code = "edit_conflict"
     http_status = 409
 
 

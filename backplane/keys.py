@@ -59,6 +59,11 @@ class ThreadKeys:
     """prefix of the running text; + request id. string, lives as long as its turn runs."""
     idempotency: str
     """prefix; + digest of subject and key. string, TTL `turn_ttl`."""
+    branches: str
+    """list: `REQUEST MESSAGE TIME` of each edit, the oldest first: who made it, what it cut off first, when (ms).
+    TTL `thread_ttl` after the last edit."""
+    branch: str
+    """prefix of what an edit cut off; + request id of the edit. stream like the session. TTL as `branches`."""
     requests: str
     """list: ids of turns of which something may be kept, so that a delete finds all of it. TTL `thread_ttl`."""
     live: str
@@ -147,6 +152,8 @@ class Keys:
             approvals=f"{slot}:approvals:{ref}/",
             texts=f"{slot}:text:{ref}/",
             idempotency=f"{slot}:idempotency:{ref}/",
+            branches=f"{slot}:branches:{ref}",
+            branch=f"{slot}:branch:{ref}/",
             requests=f"{slot}:requests:{ref}",
             live=f"{slot}:live:{ref}",
             partition=self.partition(partition),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from backplane.errors import NotFound
 from backplane.events import THINKING_DELTA, TOOL_CALL, TOOL_RESULT, TURN_RESTARTED, Event
 from backplane.ids import ThreadRef
 from backplane.log import Ancestry, decode_ancestry, decode_entries, no_such_thread
@@ -151,6 +152,22 @@ class SessionCache:
         return len(self._entries)
 
 
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A part of the conversation as it was before an edit."""
+
+    branch: str
+    """Its name: the request id of the edit that made it old."""
+    message_id: int
+    """The first message that was cut off. Those before it are common."""
+    created: int
+    """When, Unix milliseconds."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return `{branch, message_id, created}`."""
+        return {"branch": self.branch, "message_id": self.message_id, "created": self.created}
+
+
 class Sessions:
     """Reads sessions."""
 
@@ -166,12 +183,36 @@ class Sessions:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        code, version, entries = await self._backplane.readings.run(
-            self._backplane.call("history", ref, subject, before, most)
+        version, messages, _ = await self.conversation(ref, subject=subject, before=before, most=most)
+        return version, messages
+
+    async def conversation(
+        self, ref: ThreadRef, *, subject: str = "", before: int = 0, most: int = 50, branch: str = ""
+    ) -> tuple[int, list[Message], list[Branch]]:
+        """Return `(session version, messages, what edits cut off)`, both of them oldest first.
+
+        Args:
+            ref: the thread.
+            subject: who asks; empty for a worker.
+            before: a message id: only older ones are returned; 0 for the newest.
+            most: the most messages.
+            branch: the conversation as it was before this edit; empty for how it stands.
+
+        Raises:
+            NotFound: when there is no such thread or branch, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
+        keys = self._backplane.keys.thread(ref)
+        call = self._backplane.call(
+            "history", ref, subject, before, most, branch, extra_keys=[keys.branches, keys.branch]
         )
+        code, version, entries, cuts = await self._backplane.readings.run(call)
         if code == b"not_found":
             raise no_such_thread()
-        return version, _decode(entries)
+        if code == b"no_branch":
+            raise NotFound("no such branch in this thread; its history without a branch names those that are kept")
+        branches = [Branch(cuts[n].decode(), cuts[n + 1], int(cuts[n + 2])) for n in range(0, len(cuts), 3)]
+        return version, _decode(entries), branches
 
     async def snapshot(self, ref: ThreadRef, *, subject: str, most: int = 50) -> Snapshot:
         """Return the thread as of its newest offset, read in one step.

@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     """An answer that grows over this ends the turn with `answer_too_large`."""
     max_followups: _Positive = 100
     """Messages that may wait in one lane of a thread: follow-ups, steers, collected context."""
+    max_branches: _Positive = 50
+    """Old branches of a thread that stay readable; one more edit, and the oldest is forgotten."""
     max_parallel: _Positive = 4
     """Turns of one thread that may run beside its primary turn (`queue_mode` parallel)."""
     max_turns_per_user: _Positive = 50

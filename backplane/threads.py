@@ -187,7 +187,13 @@ class Threads:
                 "delete",
                 ref,
                 subject,
-                extra_keys=[keys.idempotency, keys.requests, keys.partition.calls + new_id()],
+                extra_keys=[
+                    keys.idempotency,
+                    keys.requests,
+                    keys.partition.calls + new_id(),
+                    keys.branches,
+                    keys.branch,
+                ],
             )
         )
         self._listed.pop((ref, subject), None)

@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from backplane.doorbell import Ring
-from backplane.errors import IdempotencyConflict, QueueFull, TurnRunning
+from backplane.errors import EditConflict, IdempotencyConflict, QueueFull, TurnRunning
 from backplane.events import body, dumps
 from backplane.ids import ThreadRef, new_id
 from backplane.keys import ThreadKeys, split_member
@@ -33,10 +33,21 @@ _log = structlog.get_logger("backplane.turns")
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """Which message a turn takes the place of, with everything behind it."""
+
+    message_id: int | None = None
+    """None for the newest message of a person that began a turn."""
+    newest: int | None = None
+    """The newest message that the editor knows of: when there are newer ones, nothing is changed. None for any."""
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """What a person asks for."""
 
     message: str
+    """Empty for the edited message once more."""
     subject: str
     client_id: str
     """The socket that asked; events carry it."""
@@ -49,6 +60,8 @@ class Start:
     metadata: dict[str, Any] = field(default_factory=dict)
     policy: Policy | None = None
     """What becomes of it when its worker is lost; None for the setting `turn_policy`."""
+    edit: Edit | None = None
+    """None for a message at the end of the conversation; with it, `queue_mode` does not count."""
     request_id: str = field(default_factory=new_id)
 
     def input(self) -> dict[str, Any]:
@@ -66,7 +79,8 @@ class Start:
 
     def fingerprint(self) -> str:
         """Return what must be equal for two calls with one key to be the same call."""
-        text = dumps([self.message, self.input(), self.policy])
+        edited = [] if self.edit is None else [self.edit.message_id or 0]
+        text = dumps([self.message, self.input(), self.policy, *edited])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -86,6 +100,8 @@ class Started:
     """followup, steer, collect or parallel; empty for a turn that took its thread at once."""
     place: int = field(default=0, compare=False)
     """When accepted: its place now among all that wait for a worker, about; 1 is next, 0 when that is not known."""
+    edited: int = 0
+    """The id of the message that an edit cut off first; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +257,7 @@ class Turns:
         Raises:
             NotFound: when the thread is another's.
             IdempotencyConflict: when the key came before with another message.
+            EditConflict: when the message to edit is not there any more, or newer ones came.
             TurnRunning: with `queue_mode` reject.
             QueueFull: when `max_followups` messages wait in the lane already, or `max_parallel` turns run in theirs.
             Unavailable: when Redis did not answer; the same Start may be sent again.
@@ -256,6 +273,11 @@ class Turns:
             raise IdempotencyConflict(
                 "client_message_id was used for another message in this thread; send a new message under a new id"
             )
+        if code == "edit_conflict":
+            raise EditConflict(
+                "expected a message of a person that stands in the conversation, with none behind it that is not known "
+                "here; it was edited or cut off, or more was said: read the history, and edit what stands"
+            )
         if code == "turn_running":
             raise TurnRunning(
                 "a turn runs in this thread, and queue_mode is reject; wait for its end, or choose another mode",
@@ -263,16 +285,16 @@ class Turns:
             )
         if code == "queue_full":
             raise self._lane_full(answer[1].decode())
-        state, request_id, epoch, offset, client_id, position, lane = (part.decode() for part in answer)
+        # an answer that an older release gave, and that is given again, ends with the lane
+        state, request_id, epoch, offset, client_id, position, lane, *edited = (part.decode() for part in answer)
         place = 0
         if state == "accepted":
             if request_id == start.request_id:
                 place = await self.ring(ref, request_id, start.subject)
             else:  # an old answer again: its turn was rung for, and may have ended since
                 place = await self.place(ref, request_id, start.subject)
-        return Started(
-            state, request_id, epoch, int(offset), client_id, int(position), "" if lane == "-" else lane, place
-        )
+        lane = "" if lane == "-" else lane
+        return Started(state, request_id, epoch, int(offset), client_id, int(position), lane, place, *map(int, edited))
 
     def _lane_full(self, lane: str) -> QueueFull:
         if lane == "parallel":
@@ -288,7 +310,7 @@ class Turns:
         if start.metadata:
             extra["metadata"] = start.metadata
         envelope = body({"client_id": start.client_id, "thread_id": ref.thread_id, "request_id": start.request_id})
-        settings = self._settings
+        settings, keys, edit = self._settings, self._keys(ref), start.edit
         return self._call(
             "start",
             ref,
@@ -296,8 +318,8 @@ class Turns:
             start.subject,
             new_id(),
             fingerprint,
-            start.queue_mode,
-            dumps(start.message),
+            start.queue_mode if edit is None else "edit",
+            dumps(start.message) if start.message else "",
             f",{body(extra)}" if extra else "",
             envelope,
             dumps(start.input()),
@@ -308,7 +330,10 @@ class Turns:
             dumps(start.message[:_PREVIEW]),
             settings.max_parallel,
             start.policy or settings.turn_policy,
-            extra_keys=[self._keys(ref).idempotency + digest, self._keys(ref).requests],
+            "" if edit is None or edit.message_id is None else edit.message_id,
+            "" if edit is None or edit.newest is None else edit.newest,
+            settings.max_branches,
+            extra_keys=[keys.idempotency + digest, keys.requests, keys.branches, keys.branch],
         )
 
     async def is_known(self, ref: ThreadRef, start: Start) -> bool:

@@ -65,6 +65,7 @@ class Http:
             Route(thread, self.answered(self._rename), methods=["PATCH"]),
             Route(thread, self.answered(self._delete), methods=["DELETE"]),
             Route(f"{thread}/turns", self.answered(self._start), methods=["POST"]),
+            Route(f"{thread}/edit", self.answered(self._edit), methods=["POST"]),
             Route(f"{thread}/cancel", self.answered(self._cancel), methods=["POST"]),
             Route(f"{thread}/messages", self.answered(self._history), methods=["GET"]),
             Route(f"{thread}/queue", self.answered(self._queue_status), methods=["GET"]),
@@ -128,6 +129,11 @@ class Http:
         ack = await self._verbs.start(identity, asked, client_id="http", member=None)
         return JSONResponse(ack, 202)
 
+    async def _edit(self, request: Request) -> Response:
+        identity = await self.who(request)
+        asked = self._read(payloads.ThreadEdit, request, await self.body(request))
+        return JSONResponse(await self._verbs.edit(identity, asked, client_id="http", member=None), 202)
+
     async def _cancel(self, request: Request) -> Response:
         identity = await self.who(request)
         asked = self._read(payloads.ChatCancel, request, await self.body(request))
@@ -140,7 +146,10 @@ class Http:
 
     async def _history(self, request: Request) -> Response:
         identity = await self.who(request)
-        asked = self._read(payloads.ThreadHistory, request, _counts(request, "limit", "before"))
+        given = _counts(request, "limit", "before")
+        if "branch" in request.query_params:
+            given["branch"] = request.query_params["branch"]
+        asked = self._read(payloads.ThreadHistory, request, given)
         return JSONResponse(await self._verbs.history(identity, asked))
 
     async def _threads(self, request: Request) -> Response:

@@ -123,12 +123,12 @@ class ThreadPayload(Payload):
     thread_id: _Thread
 
 
-class ChatStart(ThreadPayload):
-    """A message for the agent."""
+_Text = Annotated[str, AfterValidator(_not_blank)]
 
-    verb = "chat:start"
 
-    message: Annotated[str, AfterValidator(_not_blank), Field(description="text that is not blank")]
+class Ask(ThreadPayload):
+    """What an agent is told, beside the message itself."""
+
     client_message_id: Annotated[_Name | None, Field(description="1 to 128 printable characters")] = None
     model_override: _OptionalName = None
     requested_model: Annotated[_OptionalName, Field(alias="model")] = None
@@ -136,10 +136,6 @@ class ChatStart(ThreadPayload):
         None
     )
     locale: _OptionalName = None
-    queue_mode: Annotated[
-        QueueMode | None,
-        Field(description="one of interrupt, reject, followup, steer, collect, parallel"),
-    ] = None
     policy: Annotated[Policy | None, Field(description="one of retry, resume, fail")] = None
     metadata: Annotated[
         Annotated[dict[str, Any], AfterValidator(_small)] | None,
@@ -153,6 +149,34 @@ class ChatStart(ThreadPayload):
     def model(self) -> str | None:
         """The model that was asked for: `model_override` wins over `model`."""
         return self.model_override or self.requested_model
+
+
+class ChatStart(Ask):
+    """A message for the agent."""
+
+    verb = "chat:start"
+
+    message: Annotated[_Text, Field(description="text that is not blank")]
+    queue_mode: Annotated[
+        QueueMode | None,
+        Field(description="one of interrupt, reject, followup, steer, collect, parallel"),
+    ] = None
+
+
+class ThreadEdit(Ask):
+    """Another text in the place of an earlier message, or the same once more."""
+
+    verb = "thread:edit"
+
+    message: Annotated[_Text | None, Field(description="text that is not blank; without it, the same text again")] = (
+        None
+    )
+    message_id: Annotated[
+        int | None, Field(ge=1, description="the `id` of a message in the history; without it, the newest one")
+    ] = None
+    newest_id: Annotated[
+        int | None, Field(ge=1, description="the `id` of the newest message that is shown: refuse if there are newer")
+    ] = None
 
 
 class ChatCancel(ThreadPayload):
@@ -200,6 +224,9 @@ class ThreadHistory(ThreadPayload):
 
     before: Annotated[int | None, Field(ge=0, description="a whole message number from 0")] = None
     limit: _Count = DEFAULT_MESSAGES
+    branch: Annotated[_Id | None, Field(description="the `branch` of an edit: the messages as they were before it")] = (
+        None
+    )
 
 
 class ThreadList(Payload):
@@ -283,6 +310,7 @@ VERBS: Mapping[str, type[Payload]] = {
         ThreadList,
         ThreadRename,
         ThreadDelete,
+        ThreadEdit,
         QueueStatus,
         QueueClear,
         QueueRemove,
@@ -321,7 +349,7 @@ def read(model: type[AnyPayload], payload: object, settings: Settings) -> AnyPay
     _check_text(model, payload)
     if issubclass(model, ThreadPayload):
         payload = {**payload, "thread_id": thread_ref(payload.get("thread_id")).thread_id}
-    message = payload.get("message") if issubclass(model, ChatStart) else None
+    message = payload.get("message") if issubclass(model, Ask) else None
     if isinstance(message, str):
         size = len(message.encode())
         if size > settings.max_message_bytes:

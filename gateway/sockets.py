@@ -119,6 +119,7 @@ class Sockets:
             "thread:list": lambda socket, asked: verbs.threads(socket.identity, asked),
             "thread:rename": lambda socket, asked: verbs.rename(socket.identity, asked),
             "thread:delete": lambda socket, asked: verbs.delete(socket.identity, asked),
+            "thread:edit": lambda socket, asked: verbs.edit(socket.identity, asked, socket.sid, socket),
             "queue:status": lambda socket, asked: verbs.queue_status(socket.identity, asked),
             "queue:clear": lambda socket, asked: verbs.queue_clear(socket.identity, asked),
             "queue:remove": lambda socket, asked: verbs.queue_remove(socket.identity, asked),

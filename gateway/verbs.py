@@ -9,17 +9,19 @@ from backplane.connection import Backplane
 from backplane.errors import NotFound, RateLimited
 from backplane.events import Event
 from backplane.ids import ThreadRef
-from backplane.turns import Start, Started
+from backplane.turns import Edit, QueueMode, Start, Started
 from gateway.auth import ANONYMOUS, Identity
 from gateway.payloads import (
     DEFAULT_MESSAGES,
     ApprovalDecide,
+    Ask,
     ChatCancel,
     ChatStart,
     QueueClear,
     QueueRemove,
     QueueStatus,
     ThreadDelete,
+    ThreadEdit,
     ThreadHistory,
     ThreadList,
     ThreadPayload,
@@ -48,12 +50,30 @@ class Verbs:
 
     async def start(self, identity: Identity, asked: ChatStart, client_id: str, member: Member | None) -> Ack:
         """Start a turn, or queue its message. The member is in the room before the first frame is sent."""
+        return await self._begin(identity, asked, client_id, member, asked.message, asked.queue_mode or "interrupt")
+
+    async def edit(self, identity: Identity, asked: ThreadEdit, client_id: str, member: Member | None) -> Ack:
+        """Begin a turn in the place of an earlier message, in one step with the end of the one that runs."""
+        edit = Edit(asked.message_id, asked.newest_id)
+        return await self._begin(identity, asked, client_id, member, asked.message or "", edit=edit)
+
+    async def _begin(
+        self,
+        identity: Identity,
+        asked: Ask,
+        client_id: str,
+        member: Member | None,
+        message: str,
+        queue_mode: QueueMode = "interrupt",
+        edit: Edit | None = None,
+    ) -> Ack:
         ref = self._ref(identity, asked)
         start = Start(
-            message=asked.message,
+            message=message,
             subject=identity.subject,
             client_id=client_id,
-            queue_mode=asked.queue_mode or "interrupt",
+            queue_mode=queue_mode,
+            edit=edit,
             client_message_id=asked.client_message_id,
             model=asked.model,
             temperature=asked.temperature,
@@ -71,9 +91,13 @@ class Verbs:
                 started = await self._start_listed(ref, start)
                 if member not in room:
                     # from just before its own first event: nothing was sent before the channel was confirmed
-                    place = (started.epoch, started.offset - 1)
+                    place = (started.epoch, started.offset - (2 if edit else 1))
                     joined = await room.join(member, identity.subject, place, DEFAULT_MESSAGES)
                 room.own(member, started.request_id)
+        return self._started(ref, started, joined, edit)
+
+    @staticmethod
+    def _started(ref: ThreadRef, started: Started, joined: Joined | None, edit: Edit | None) -> Ack:
         ack: Ack = {
             "ok": True,
             "state": started.state,
@@ -89,6 +113,8 @@ class Verbs:
             ack["position"] = started.position
         elif started.place > 1:
             ack["position"] = started.place
+        if edit:
+            ack |= {"branch": started.request_id, "message_id": started.edited}
         if joined is not None and joined.snapshot is not None:
             # an old key came again, and the log no longer reaches back to its turn
             ack |= {"offset": joined.offset, "recovered": False, "snapshot": joined.snapshot.as_dict()}
@@ -155,12 +181,17 @@ class Verbs:
         return {"ok": True, "joined": False, "thread_id": asked.thread_id}
 
     async def history(self, identity: Identity, asked: ThreadHistory) -> Ack:
-        """Return messages before one, oldest first."""
+        """Return messages before one, oldest first: as they stand, or as they were before an edit."""
         ref = self._ref(identity, asked)
-        _, messages = await self._backplane.sessions.history(
-            ref, subject=identity.subject, before=asked.before or 0, most=asked.limit
+        _, messages, branches = await self._backplane.sessions.conversation(
+            ref, subject=identity.subject, before=asked.before or 0, most=asked.limit, branch=asked.branch or ""
         )
-        return {"ok": True, "thread_id": ref.thread_id, "messages": messages}
+        return {
+            "ok": True,
+            "thread_id": ref.thread_id,
+            "messages": messages,
+            "branches": [branch.as_dict() for branch in branches],
+        }
 
     async def snapshot(self, identity: Identity, asked: ThreadHistory) -> Ack:
         """Return the thread as of now."""

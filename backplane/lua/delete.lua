@@ -1,7 +1,7 @@
---! include thread emit session lane approval turn notice
+--! include thread emit session lane approval turn notice branch
 -- Erase a thread: its turns end first, those who watch are told, and then nothing of it is kept.
 -- KEYS 13 idempotency (prefix)  14 requests  15 the key of this call, by which it is answered again when its reply was
---      lost: it holds nothing of the thread
+--      lost: it holds nothing of the thread  16 branches  17 branch (prefix)
 -- ARGV 1 subject
 -- Returns {'not_found', 0} or {'deleted', when (ms)}.
 local CALL_TTL = 60000
@@ -35,6 +35,9 @@ end
 for _, lane in ipairs({'followup', 'steer', 'collect', 'parallel'}) do
   redis.call('UNLINK', LANES .. lane)
 end
-redis.call('UNLINK', THREAD, LOG, SESSION, KEYS[14])
+for _, cut in ipairs(listed_branches(KEYS[16])) do
+  redis.call('UNLINK', KEYS[17] .. cut.request)
+end
+redis.call('UNLINK', THREAD, LOG, SESSION, KEYS[14], KEYS[16])
 redis.call('SET', KEYS[15], cjson.encode(reply), 'PX', CALL_TTL)
 return reply

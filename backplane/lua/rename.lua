@@ -5,6 +5,6 @@
 if not may_see(arg(1)) then
   return 'not_found'
 end
-redis.call('HSET', THREAD, 'title', arg(2))
+redis.call('HSET', THREAD, 'title', arg(2), 'named', 1)
 notify('thread_renamed', ',"title":' .. arg(2))
 return 'ok'

@@ -1,12 +1,15 @@
---! include thread emit session lane approval turn requests
+--! include thread emit session lane approval turn requests branch
 -- Start a turn, or put its message in a lane. Safe to send twice: the request id and the idempotency key both
 -- lead to the answer that was given first.
--- KEYS 13 idempotency key  14 requests
+-- KEYS 13 idempotency key  14 requests  15 branches  16 branch (prefix)
 -- ARGV 1 request  2 subject  3 epoch for a new log  4 fingerprint of the message, '' without a key
 --      5 queue_mode  6 message (JSON string)  7 extra fields of chat_accepted  8 envelope  9 input (JSON)
 --      10 timeout ms  11 max_attempts  12 most items in a lane  13 client_id  14 preview (JSON string)
 --      15 most parallel turns  16 policy (retry | resume | fail)
--- Returns {code} or {'accepted' | 'queued', request, epoch, offset, client_id, position, lane or '-'}.
+-- The mode `edit` cuts the session at a message, and begins a turn in its place; its message may be '', for the same again.
+--      17 id of the message, '' for the newest  18 newest message that the asker knows of, '' for any  19 most branches
+-- Returns {code} or {'accepted' | 'queued', request, epoch, offset, client_id, position, lane or '-',
+--          id of the message that was cut off first or 0}.
 local request, subject, fingerprint, mode = arg(1), arg(2), arg(4), arg(5)
 
 local function answer(ack)
@@ -40,6 +43,17 @@ local running = redis.call('HGET', THREAD, 'running')
 if running and mode == 'reject' then
   return {'turn_running', running}
 end
+local edited
+if mode == 'edit' then
+  edited = owner and editable(arg(17))
+  if not owner then
+    return {'not_found'}
+  end
+  if not edited or (arg(18) ~= '' and tonumber(redis.call('HGET', THREAD, 'messages')) > tonumber(arg(18))) then
+    return {'edit_conflict'}
+  end
+end
+local message = arg(6) == '' and edited.content or arg(6)
 local lane = ''
 if mode == 'collect' or mode == 'parallel' or (running and (mode == 'followup' or mode == 'steer')) then
   lane = mode
@@ -55,7 +69,7 @@ end
 redis.call('HSET', THREAD, 'active', NOW)
 redis.call('HSET', TURNS .. request, 'state', 'queued', 'attempt', 0, 'lost', 0, 'lease_until', 0,
   'deadline', 0, 'batch', 0, 'seq', 0, 'envelope', arg(8), 'max_attempts', arg(11), 'ready_at', 0,
-  'worker', '', 'subject', subject, 'client_id', arg(13), 'message', arg(6), 'extra', arg(7),
+  'worker', '', 'subject', subject, 'client_id', arg(13), 'message', message, 'extra', arg(7),
   'input', arg(9), 'timeout', arg(10), 'preview', arg(14), 'created', NOW, 'lane', lane,
   'policy', arg(16))
 redis.call('PEXPIRE', TURNS .. request, THREAD_TTL)
@@ -75,14 +89,28 @@ elseif lane ~= '' then
   offset = tell(request, 'queue_item_queued', lane, ',"position":' .. position .. ',"preview":' .. arg(14) .. arg(7))
   keep_thread()
 else
+  local before = {}
+  if edited then
+    drop_all_waiting()
+  end
   if running then
     end_turn(read_turn(running), 'cancelled', 'chat_error', SUPERSEDED, '')
   end
-  offset = begin(request, {})
+  if edited then
+    if arg(6) ~= '' and redis.call('XRANGE', SESSION, '-', '+', 'COUNT', 1)[1][1] == edited.id .. '-0'
+      and redis.call('HEXISTS', THREAD, 'named') == 0 then
+      redis.call('HSET', THREAD, 'title', arg(14))
+    end
+    cut_session(edited, request, KEYS[15], KEYS[16], arg(19))
+    before[1] = {'thread_edited', '"branch":"' .. request .. '","message_id":' .. edited.id
+      .. ',"edited_request_id":"' .. edited.request .. '"'}
+  end
+  offset = begin(request, before)
 end
 
 local epoch = redis.call('HGET', THREAD, 'epoch')
-local ack = table.concat({state, request, epoch, offset, arg(13), position, lane == '' and '-' or lane}, ' ')
+local ack = table.concat({state, request, epoch, offset, arg(13), position, lane == '' and '-' or lane,
+  edited and edited.id or 0}, ' ')
 redis.call('HSET', TURNS .. request, 'ack', ack)
 if fingerprint ~= '' then
   redis.call('SET', KEYS[13], fingerprint .. ' ' .. ack, 'PX', TURN_TTL)

@@ -13,7 +13,7 @@ from backplane.ids import ThreadRef, thread_ref
 from backplane.scripts import Call
 from backplane.steps import Steps
 from backplane.threads import beginning, one_line
-from backplane.turns import Batch, Claim, Ending, Start
+from backplane.turns import Batch, Claim, Edit, Ending, Start
 
 REF = thread_ref("tea-and-biscuits")
 SECRET = "nobody-else-may-read-this"
@@ -224,12 +224,14 @@ async def full_thread(backplane: Backplane) -> tuple[Claim, set[str]]:
     await turns.finish(claim, Batch(1, []), Ending("done", "chat_done", f'"full_response":"{SECRET}"', SECRET))
     cancelled = await started(threads, REF.thread_id, f"{SECRET} 2")
     await turns.cancel(REF, "ann", cancelled)
+    edit = await started(threads, REF.thread_id, f"{SECRET} 2 edited", edit=Edit())
+    await turns.cancel(REF, "ann", edit)
     context = await started(threads, REF.thread_id, f"{SECRET} 3", queue_mode="collect")
     running = await started(threads, REF.thread_id, f"{SECRET} 4", client_message_id="k2")
     claim = await claimed(backplane, running)
     await turns.append(claim, Batch(1, [("text_delta", f'"delta":"{SECRET}","round":1')], SECRET))
     await Steps(backplane).begin(claim, SECRET)
-    ids = {first, cancelled, context, running}
+    ids = {first, cancelled, edit, context, running}
     for mode in ("followup", "steer", "collect", "parallel"):
         ids.add(await started(threads, REF.thread_id, f"{SECRET} {mode}", queue_mode=mode, client_message_id=mode))
     for request_id in ids:

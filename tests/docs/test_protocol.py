@@ -35,6 +35,7 @@ NEVER_SEEN = {
     "tool_args_delta.first_offset",
     "turn_restarted.kept_offset",
     "turn_restarted.kept_text",
+    "thread:edit.position",
 }
 """Fields that need a provider behind the agent: its pauses, and arguments that come in pieces; and those of a worker
 that is lost behind a finished step (tests/worker/test_steps.py)."""
@@ -177,6 +178,10 @@ async def _talk(client: Any) -> None:
         payload = {"thread_id": "talk", "message": message, "metadata": AT_ONCE, **fields}
         return str((await client.call("chat:start", payload))["request_id"])
 
+    async def edited(message: str) -> str:
+        payload = {"thread_id": "talk", "message": message, "metadata": AT_ONCE}
+        return str((await client.call("thread:edit", payload))["request_id"])
+
     await client.seen("chat_done", await start("calculate 2 + 3", client_message_id="a"))
     await client.seen("chat_done", await start("think about rivers", metadata=None))
     asleep = await start("sleep 600")
@@ -189,6 +194,8 @@ async def _talk(client: Any) -> None:
     await client.call("queue:remove", {"thread_id": "talk", "item_id": removed})
     await client.call("chat:cancel", {"thread_id": "talk", "request_id": asleep})
     await client.seen("chat_error", waits)
+    await client.call("thread:edit", {"thread_id": "talk", "metadata": AT_ONCE})
+    await client.seen("chat_done", await edited("hello again"))
     order = await start("order tea", policy="resume")
     await client.seen("approval_request", order)
     await start("and milk", queue_mode="steer")
@@ -273,6 +280,7 @@ async def test_a_real_conversation_carries_exactly_what_is_documented(conversati
     assert_carried("turn", objects["turn"], turns)
     assert_carried("message", objects["message"], [m for snapshot in snapshots for m in snapshot["messages"]])
     assert_carried("tool", objects["tool"], [*tools, {**tools[0], "output": "", "success": True}])
+    assert_carried("branch", objects["branch"], conversation.acks["thread:history"][0]["branches"])
     assert_carried("thread", objects["thread"], conversation.acks["thread:list"][0]["threads"])
     items = [item for ack in conversation.acks["queue:status"] for lane in ack["lanes"].values() for item in lane]
     assert_carried("item", objects["item"], items)

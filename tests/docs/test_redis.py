@@ -17,7 +17,7 @@ from backplane.ids import DEFAULT_TENANT, ThreadRef
 from backplane.keys import Keys, PartitionKeys, ThreadKeys
 from backplane.scripts import Call
 from backplane.settings import Settings
-from backplane.turns import Batch, Claim, Ending, Start
+from backplane.turns import Batch, Claim, Edit, Ending, Start
 from tests.support.waiting import wait_until
 
 BACKPLANE = Path(__file__).parents[2] / "backplane"
@@ -207,6 +207,11 @@ class Story:
         threads = self.backplane.threads
         await threads.touch(self.ref, "ada")
         await threads.rename(self.ref, "ada", "Tea")
+        await self.start("seven and a half", edit=Edit())
+        claim = await self.claim(await self.start("eight and a half", edit=Edit()))
+        await self.say(claim, "So ")
+        await self.backplane.steps.begin(claim, "order")
+        await self.start("nine", queue_mode="followup")
         await look()
         await threads.delete(self.ref, "ada")
         await look()
@@ -390,6 +395,7 @@ def test_every_name_of_keys_is_documented(table: Any) -> None:
         "calls": "call",
         "line_users": DEFAULT_TENANT,
         "line_turns": f"{DEFAULT_TENANT}/{'0' * 64}",
+        "branch": "request",
     }
     names = {field.name: getattr(thread, field.name) for field in dataclasses.fields(ThreadKeys)}
     names |= {field.name: getattr(thread.partition, field.name) for field in dataclasses.fields(PartitionKeys)}

@@ -23,6 +23,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "thread:list": {},
     "thread:rename": {"thread_id": "t1", "title": "Tea"},
     "thread:delete": {"thread_id": "t1"},
+    "thread:edit": {"thread_id": "t1"},
     "queue:status": {"thread_id": "t1"},
     "queue:clear": {"thread_id": "t1"},
     "queue:remove": {"thread_id": "t1", "item_id": "i1"},
@@ -243,6 +244,28 @@ def test_a_cursor_is_an_epoch_and_an_offset() -> None:
 )
 def test_half_a_cursor_is_refused(cursor: dict[str, Any], field: str) -> None:
     assert refusal("thread:subscribe", {"thread_id": "t", **cursor}).details["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("message", ""), ("message", " "), ("message", 7), ("message", ["x"]), ("message_id", 0), ("message_id", "1"),
+        ("message_id", True), ("message_id", 1.5), ("newest_id", -1), ("newest_id", "9"), ("client_message_id", ""),
+        ("temperature", 3), ("metadata", []), ("policy", "whatever"),
+    ],
+)  # fmt: skip
+def test_a_field_of_an_edit_that_does_not_fit_is_named(field: str, value: object) -> None:
+    assert refusal("thread:edit", {"thread_id": "t", field: value}).details["field"] == field
+
+
+def test_an_edited_message_has_the_same_limit() -> None:
+    with pytest.raises(TooLarge):
+        payloads.parse("thread:edit", {"thread_id": "t", "message": "a" * 1001}, SETTINGS)
+
+
+@pytest.mark.parametrize("branch", ["", "a b", "a/b", "a" * 129, 7, ["a"]])
+def test_a_branch_of_another_form_is_refused(branch: object) -> None:
+    assert refusal("thread:history", {"thread_id": "t", "branch": branch}).details["field"] == "branch"
 
 
 @pytest.mark.parametrize("title", ["a", "Tea for two", "x" * MAX_TITLE, "茶", " spaces around "])

@@ -133,6 +133,57 @@ async def test_a_deleted_thread_is_gone_at_every_node_and_for_everybody_who_watc
         await wait_until(lambda: len(client.named("inference_start")) == 2, "and it runs")
 
 
+async def test_an_edit_at_one_node_takes_the_place_of_the_turn_that_runs_at_the_other(
+    gateway_settings: Make, clients: Clients
+) -> None:
+    """Its maker, who did not watch, hears of it from `thread_edited` on; the old branch stays readable."""
+    one, two = gateway_settings(), gateway_settings()
+    async with serving(one) as first, serving(two) as second, working(one, endless):
+        client, other = await clients.connect(first.url), await clients.connect(second.url)
+        started = await client.call("chat:start", thread_id="t", message="hi")
+        await wait_until(lambda: client.text != "", "it talks")
+        asked = {"thread_id": "t", "message": "hello", "message_id": 1, "newest_id": 1, "client_message_id": "k"}
+        ack = await other.call("thread:edit", **asked)
+        assert (ack["ok"], ack["state"], ack["message_id"]) == (True, "accepted", 1)
+        assert ack["branch"] == ack["request_id"]
+        assert await other.call("thread:edit", **asked) == ack, "sent again, answered again"
+        await wait_until(lambda: other.text != "", "it talks to the other")
+        assert [event["event"] for event in other.log()][:3] == ["thread_edited", "chat_accepted", "inference_start"]
+        await wait_until(lambda: client.named("thread_edited") != [], "told")
+        assert client.named("chat_error")[0]["error_type"] == "superseded"
+        assert client.named("thread_edited")[0]["edited_request_id"] == started["request_id"]
+        history = await client.call("thread:history", thread_id="t")
+        assert [m["content"] for m in history["messages"]] == ["hello"]
+        assert [b["branch"] for b in history["branches"]] == [ack["branch"]]
+        old = await client.call("thread:history", thread_id="t", branch=ack["branch"])
+        assert [m["content"] for m in old["messages"]] == ["hi", "on and on"]
+        stale = await client.call("thread:edit", thread_id="t", message="late", message_id=1)
+        assert (stale["error"]["code"], stale["error"]["retryable"]) == ("edit_conflict", False)
+        unknown = await client.call("thread:history", thread_id="t", branch="nowhere")
+        assert unknown["error"]["code"] == "not_found"
+
+
+async def test_by_http_an_answer_is_asked_for_once_more(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, echo), httpx.AsyncClient(base_url=node.url) as http:
+
+        async def idle() -> bool:
+            return (await http.get("/v1/threads/t")).json()["turn"] is None
+
+        assert (await http.post("/v1/threads/t/edit")).status_code == 404
+        await http.post("/v1/threads/t/turns", json={"message": "hi"})
+        await wait_until(idle, "answered")
+        again = await http.post("/v1/threads/t/edit", json={})
+        assert (again.status_code, again.json()["message_id"]) == (202, 1)
+        await wait_until(idle, "answered again")
+        messages = (await http.get("/v1/threads/t/messages")).json()["messages"]
+        assert [(m["id"], m["content"]) for m in messages] == [(3, "hi"), (4, "You said: hi")]
+        old = (await http.get(f"/v1/threads/t/messages?branch={again.json()['branch']}")).json()["messages"]
+        assert [(m["id"], m["content"]) for m in old] == [(1, "hi"), (2, "You said: hi")]
+        conflict = await http.post("/v1/threads/t/edit", json={"message_id": 1})
+        assert (conflict.status_code, conflict.json()["error"]["code"]) == (409, "edit_conflict")
+
+
 async def test_by_http_a_thread_is_renamed_and_deleted_and_a_stream_of_it_ends(gateway_settings: Make) -> None:
     settings = gateway_settings()
     async with serving(settings) as node, working(settings, endless), httpx.AsyncClient(base_url=node.url) as http:
@@ -183,6 +234,7 @@ async def test_a_deleted_conversation_is_not_remembered_by_the_worker_that_had_i
     [
         ("thread:rename", {"title": "mine"}, "PATCH", ""),
         ("thread:delete", {}, "DELETE", ""),
+        ("thread:edit", {"message": "mine", "metadata": {"a": 1}}, "POST", "/edit"),
     ],
 )
 async def test_anothers_thread_looks_like_one_that_does_not_exist(
