@@ -11,6 +11,7 @@
     ├── EditConflict            what was to be edited is no longer there, or more was said meanwhile
     ├── TurnRunning             `queue_mode: reject` met a running turn
     ├── QueueFull               the lane is at its limit
+    ├── TooManyThreads          this socket watches as many threads as it may
     ├── RateLimited             too many calls; `retry_after_ms` says when to come back
     ├── Unavailable             our side: Redis did not answer; nothing was acknowledged
     ├── Misconfigured           the operator's side: a setting contradicts what is stored
@@ -109,6 +110,13 @@ class QueueFull(ThreadlineError):
 
     code = "queue_full"
     retryable = True
+    http_status = 429
+
+
+class TooManyThreads(ThreadlineError):
+    """A socket watches as many threads as it may."""
+
+    code = "too_many_threads"
     http_status = 429
 
 

@@ -128,6 +128,10 @@ class Settings(BaseSettings):
     """Origins that browsers may connect from, separated by commas; empty means the gateway's own origin."""
     aliases: bool = True
     """Send each event but the deltas also under its alias (`chat:done` for `chat_done`)."""
+    polling: bool = True
+    """Serve clients that have no WebSocket by HTTP polls, which all have to reach the node that holds the session."""
+    max_threads_per_socket: _Positive = 5000
+    """Threads that one socket may watch at once."""
     max_frame_bytes: _Positive = 1_000_000
     """A frame from a client over this closes its connection."""
     canary_interval: _Seconds = 0.5

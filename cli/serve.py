@@ -92,6 +92,9 @@ async def serve(
         Unavailable: the embedded server does not come up.
     """
     hurry = hasten or asyncio.Event()
+    if gateways > 1 and "polling" not in settings.model_fields_set:
+        # nothing here sends the polls of one session to one gateway
+        settings = settings.model_copy(update={"polling": False})
     body = asyncio.create_task(
         _run(settings, _members(settings, gateways, workers, commands), redis_url, hurry, finders, say or _print)
     )

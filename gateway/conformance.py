@@ -27,7 +27,7 @@ from gateway.packets import Allowance, GuardedServer
 PORT = 3000
 """Where the suites look."""
 SETTINGS = Settings(host="localhost", port=PORT, cors_origins=("*",), max_frame_bytes=1_000_000)
-HEARTBEAT = {"ping_interval": 0.3, "ping_timeout": 0.2}
+HEARTBEAT: dict[str, Any] = {"ping_interval": 0.3, "ping_timeout": 0.2}
 CONNECT_DEADLINE = 1.0
 ALLOWANCE = Allowance(arguments=16, attachments=16, attachment_bytes=1_000_000)
 NAMESPACES = ("/", "/custom")

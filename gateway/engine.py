@@ -16,7 +16,7 @@ from typing import Any
 import engineio  # type: ignore[import-untyped] # the library has no types
 import structlog
 from engineio import packet as wire
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from backplane.settings import Settings
 from gateway import frames
@@ -28,6 +28,16 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _COMPRESSED_FROM = 1024
 """Bytes of a poll's answer from which it is compressed, as in python-engineio and the JavaScript server."""
 
+_ADVICE = {
+    "unknown_session": (
+        1,
+        "expected a session of this node, got one that it does not hold: it has ended, or another node holds it. The "
+        "polls of one session must all reach one node: connect by WebSocket, which needs no such thing, or make the "
+        "balancer sticky",
+    ),
+    "polling_is_off": (0, "expected a WebSocket, got a poll, and this node serves none; connect by WebSocket"),
+}
+"""What a client is told besides the status, with the numbers of the JavaScript server (engine.io, `Server.errors`)."""
 _STOPPING = 5.0
 """Seconds that handlers of clients which have left may take when the node stops."""
 
@@ -48,16 +58,18 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
 
     Args:
         binary: whether clients may send bytes.
+        polling: whether clients may do without a WebSocket.
         options: further options of `engineio.AsyncServer`. Those about CORS, cookies, transports and compression
             are not used: what stands in front of this application sees to CORS.
     """
 
-    def __init__(self, *, binary: bool = False, **options: Any) -> None:
+    def __init__(self, *, binary: bool = False, polling: bool = True, **options: Any) -> None:
         # Each session has a timer of its own; nobody needs to walk through all of them.
         super().__init__(async_mode="asgi", cors_allowed_origins=[], monitor_clients=False, **options)
         self.reader: Callable[[Connection, str | bytes], Awaitable[object] | None] | None = None
         """Takes messages in place of the handler `message`: returns what is to be awaited before the next, if any."""
         self._binary = binary
+        self._polling = polling
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def shutdown(self) -> None:
@@ -99,9 +111,11 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
             await connection.time_out()
             connection = None
         fault = _fault(scope, query, connection)
+        if fault in (None, "unknown_session") and not self._polling and scope["type"] != "websocket":
+            fault = "polling_is_off"
         if fault is not None:
             _log.info("request_refused", reason=fault)
-            await _refuse(scope, receive, send)
+            await _refuse(scope, receive, send, advice=_ADVICE.get(fault))
         elif connection is None:
             await self._open(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -248,8 +262,13 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
     return bytes(body)
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, status: int = 400) -> None:
+async def _refuse(
+    scope: Scope, receive: Receive, send: Send, status: int = 400, advice: tuple[int, str] | None = None
+) -> None:
     if scope["type"] == "websocket":  # before it is accepted, this is an answer 403
         await send({"type": "websocket.close", "code": frames.POLICY_VIOLATION})
+    elif advice is not None:
+        code, message = advice
+        await JSONResponse({"code": code, "message": message}, status)(scope, receive, send)
     else:
         await PlainTextResponse("expected a request of Engine.IO protocol 4\n", status)(scope, receive, send)

@@ -227,6 +227,7 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
             serializer=GuardedPacket.allowing(allowance),
             json=strictjson,
             binary=allowance.attachments > 0,
+            polling=settings.polling,
             max_http_buffer_size=settings.max_frame_bytes,
             logger=_library_logger("socketio.server"),
             engineio_logger=_library_logger("engineio.server"),

@@ -12,7 +12,7 @@ import structlog
 from engineio import packet as engine_packet  # type: ignore[import-untyped]  # the library has no types
 from socketio.exceptions import ConnectionRefusedError as Refused  # type: ignore[import-untyped]
 
-from backplane.errors import ThreadlineError, UnknownEvent
+from backplane.errors import Internal, ThreadlineError, UnknownEvent
 from backplane.events import DELTAS, Event
 from backplane.settings import Settings
 from gateway import payloads
@@ -22,6 +22,7 @@ from gateway.metrics import Metrics
 from gateway.node import Node
 from gateway.packets import GuardedServer
 from gateway.room import Room
+from gateway.rpc import ERROR, REQUEST, RESPONSE, Rpc
 from gateway.verbs import Ack, Verbs
 from gateway.websocket import text_frame
 
@@ -110,6 +111,7 @@ class Sockets:
         self._node = node
         self._metrics = metrics
         self._sockets: dict[str, Socket] = {}
+        self._rpc = Rpc(settings, verbs)
         self._handlers: dict[str, Callable[[Socket, Any], Awaitable[Ack]]] = {
             "chat:start": self._start,
             "chat:cancel": lambda socket, asked: verbs.cancel(socket.identity, asked),
@@ -209,6 +211,9 @@ class Sockets:
         socket = self._sockets.get(sid)
         if socket is None:
             return None
+        if event == REQUEST:
+            await self._answer_rpc(socket, payload)
+            return None
         handler = self._handlers.get(event)
         code = "ok"
         try:
@@ -224,6 +229,23 @@ class Sockets:
             raise
         finally:
             self._metrics.calls.labels(event if handler else "unknown", code).inc()
+
+    async def _answer_rpc(self, socket: Socket, request: object) -> None:
+        name, code = ERROR, "ok"
+        answer: dict[str, Any] = {"id": self._rpc.id_of(request)}
+        try:
+            socket.bucket.take()
+            async with socket.order:
+                answer["result"] = await self._rpc.call(socket.identity, request, socket.sid, socket)
+            name = RESPONSE
+        except ThreadlineError as error:
+            code, answer["error"] = error.code, self._rpc.error(error)
+        except Exception:
+            _log.exception("a request failed", sid=socket.sid)
+            failed = Internal("the gateway failed to handle this call; try again in a moment")
+            code, answer["error"] = failed.code, self._rpc.error(failed)
+        self._metrics.calls.labels(REQUEST, code).inc()
+        await self._server.emit(name, answer, to=socket.sid)
 
     async def _start(self, socket: Socket, asked: payloads.ChatStart) -> Ack:
         return await self._verbs.start(socket.identity, asked, socket.sid, socket)

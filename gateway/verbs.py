@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from backplane.connection import Backplane
-from backplane.errors import NotFound, RateLimited
+from backplane.errors import NotFound, RateLimited, TooManyThreads
 from backplane.events import Event
 from backplane.ids import ThreadRef
 from backplane.turns import Edit, QueueMode, Start, Started
@@ -87,6 +87,7 @@ class Verbs:
         if member is None:
             started = await self._start_listed(ref, start)
         else:
+            self._check_room_for(member, ref)
             async with self._rooms.room(ref) as room:
                 started = await self._start_listed(ref, start)
                 if member not in room:
@@ -158,6 +159,7 @@ class Verbs:
     async def subscribe(self, identity: Identity, asked: ThreadSubscribe, member: Member) -> Ack:
         """Bring a member up to the present of a thread, and keep it there."""
         ref = self._ref(identity, asked)
+        self._check_room_for(member, ref)
         async with self._rooms.room(ref) as room:
             joined = await room.join(member, identity.subject, asked.cursor, asked.history)
         self._touch(ref, identity)
@@ -172,6 +174,15 @@ class Verbs:
         if joined.snapshot is not None:
             ack["snapshot"] = joined.snapshot.as_dict()
         return ack
+
+    def _check_room_for(self, member: Member, ref: ThreadRef) -> None:
+        most = self._backplane.settings.max_threads_per_socket
+        if len(member.rooms) >= most and self._rooms.get(ref) not in member.rooms:
+            raise TooManyThreads(
+                f"expected at most {most} threads on one connection, got one more; unsubscribe from some, or open "
+                "another connection",
+                limit=most,
+            )
 
     def unsubscribe(self, identity: Identity, asked: ThreadUnsubscribe, member: Member) -> Ack:
         """Send no more of a thread to a member, but for the turns that it started."""

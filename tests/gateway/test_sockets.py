@@ -453,3 +453,21 @@ async def test_a_draining_node_is_unready_and_closes_transports_so_that_clients_
         assert reasons == ["transport error"], "a disconnect packet would make the JavaScript client stay away"
         with pytest.raises(socketio.exceptions.ConnectionError):
             await clients.connect(node.url)
+
+
+async def test_a_socket_watches_so_many_threads_and_no_more(gateway_settings: Make, clients: Clients) -> None:
+    """What it watches already it may ask for again; what it leaves makes room; nothing is started beyond."""
+    settings = gateway_settings(max_threads_per_socket=2)
+    async with serving(settings) as node, working(settings, echo):
+        client, other = await clients.connect(node.url), await clients.connect(node.url)
+        for thread_id in ("a", "b"):
+            await client.call("chat:start", thread_id=thread_id, message="hi")
+        await other.call("chat:start", thread_id="c", message="hi")
+        await wait_until(lambda: done(client, 2)() and done(other)(), "all are done")
+        for verb in ("chat:start", "thread:subscribe"):
+            refused = (await client.call(verb, thread_id="c", message="more"))["error"]
+            assert (refused["code"], refused["limit"], refused["retryable"]) == ("too_many_threads", 2, False)
+        assert (await client.call("thread:subscribe", thread_id="a"))["ok"] is True
+        assert len((await other.call("thread:history", thread_id="c"))["messages"]) == 2
+        await client.call("thread:unsubscribe", thread_id="b")
+        assert (await client.call("thread:subscribe", thread_id="c"))["ok"] is True
