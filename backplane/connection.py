@@ -31,6 +31,7 @@ from backplane.live import LiveChannels
 from backplane.log import Log
 from backplane.members import Members
 from backplane.pipeline import pipelined
+from backplane.presence import Presence
 from backplane.readings import Readings
 from backplane.scripts import Call, load_all, run, run_many
 from backplane.sessions import Sessions
@@ -126,6 +127,7 @@ class Backplane:
         self.admission = Admission(self)
         self.steps = Steps(self)
         self.threads = Threads(self)
+        self.presence = Presence(self)
         self.approvals = Approvals(self)
         self.members = Members(self)
 

@@ -64,6 +64,9 @@ class ThreadKeys:
     TTL `thread_ttl` after the last edit."""
     branch: str
     """prefix of what an edit cut off; + request id of the edit. stream like the session. TTL as `branches`."""
+    watchers: str
+    """hash: node -> `UNTIL {subject: connections}`, believed until then (ms); told = who watched when it was told last.
+    TTL 3 * `presence_interval`."""
     requests: str
     """list: ids of turns of which something may be kept, so that a delete finds all of it. TTL `thread_ttl`."""
     live: str
@@ -154,6 +157,7 @@ class Keys:
             idempotency=f"{slot}:idempotency:{ref}/",
             branches=f"{slot}:branches:{ref}",
             branch=f"{slot}:branch:{ref}/",
+            watchers=f"{slot}:watchers:{ref}",
             requests=f"{slot}:requests:{ref}",
             live=f"{slot}:live:{ref}",
             partition=self.partition(partition),

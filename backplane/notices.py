@@ -7,4 +7,5 @@ thread's live channel (lua/lib/notice.lua), and whoever needs to be sure asks th
 from __future__ import annotations
 
 THREAD_DELETED = "thread_deleted"
+THREAD_PRESENCE = "thread_presence"
 THREAD_RENAMED = "thread_renamed"

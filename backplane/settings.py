@@ -128,6 +128,8 @@ class Settings(BaseSettings):
     """Origins that browsers may connect from, separated by commas; empty means the gateway's own origin."""
     aliases: bool = True
     """Send each event but the deltas also under its alias (`chat:done` for `chat_done`)."""
+    presence_interval: _Seconds = 10.0
+    """How often a node says who watches its threads; it is believed for three times as long."""
     polling: bool = True
     """Serve clients that have no WebSocket by HTTP polls, which all have to reach the node that holds the session."""
     max_threads_per_socket: _Positive = 5000

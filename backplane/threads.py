@@ -193,6 +193,7 @@ class Threads:
                     keys.partition.calls + new_id(),
                     keys.branches,
                     keys.branch,
+                    keys.watchers,
                 ],
             )
         )

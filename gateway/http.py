@@ -65,6 +65,7 @@ class Http:
             Route(thread, self.answered(self._rename), methods=["PATCH"]),
             Route(thread, self.answered(self._delete), methods=["DELETE"]),
             Route(f"{thread}/turns", self.answered(self._start), methods=["POST"]),
+            Route(f"{thread}/presence", self.answered(self._presence), methods=["GET"]),
             Route(f"{thread}/edit", self.answered(self._edit), methods=["POST"]),
             Route(f"{thread}/cancel", self.answered(self._cancel), methods=["POST"]),
             Route(f"{thread}/messages", self.answered(self._history), methods=["GET"]),
@@ -128,6 +129,10 @@ class Http:
         asked = self._read(payloads.ChatStart, request, await self.body(request))
         ack = await self._verbs.start(identity, asked, client_id="http", member=None)
         return JSONResponse(ack, 202)
+
+    async def _presence(self, request: Request) -> Response:
+        identity = await self.who(request)
+        return JSONResponse(await self._verbs.presence(identity, self._read(payloads.ThreadPresence, request, {})))
 
     async def _edit(self, request: Request) -> Response:
         identity = await self.who(request)

@@ -258,6 +258,12 @@ class ThreadDelete(ThreadPayload):
     verb = "thread:delete"
 
 
+class ThreadPresence(ThreadPayload):
+    """A question for who watches a thread, and which worker answers."""
+
+    verb = "thread:presence"
+
+
 class QueueStatus(ThreadPayload):
     """A question for what waits behind the running turn."""
 
@@ -311,6 +317,7 @@ VERBS: Mapping[str, type[Payload]] = {
         ThreadRename,
         ThreadDelete,
         ThreadEdit,
+        ThreadPresence,
         QueueStatus,
         QueueClear,
         QueueRemove,

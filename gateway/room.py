@@ -9,6 +9,7 @@ is sent. Whoever joins does so in this order: the channel is confirmed, the log 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ class _Place:
     """It has events up to this offset, which may be ahead of the room."""
     own: set[str] = field(default_factory=set)
     """Turns that it started and that have not ended."""
+    subject: str = ""
+    """Who it is."""
     only_own: bool = False
     """True when it left the thread, but waits for the end of what it started."""
     paused: bool = False
@@ -86,13 +89,21 @@ class Joined:
 class Room:
     """One thread on this node. A listener of its live channel."""
 
-    def __init__(self, backplane: Backplane, metrics: Metrics, ref: ThreadRef, closed: Callable[[Room], None]) -> None:
+    def __init__(
+        self,
+        backplane: Backplane,
+        metrics: Metrics,
+        ref: ThreadRef,
+        closed: Callable[[Room], None],
+        changed: Callable[[Room], None],
+    ) -> None:
         self.ref = ref
         self.active: set[str] = set()
         """Turns that have begun and not ended, as far as this node has heard."""
         self._backplane = backplane
         self._metrics = metrics
         self._closed = closed
+        self._changed = changed
         self._users = 0
         self._members: dict[Member, _Place] = {}
         self._epoch: str | None = None
@@ -114,6 +125,10 @@ class Room:
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def watchers(self) -> dict[str, int]:
+        """Return how many members watch for whom: subject -> members, without those that only wait for their turn."""
+        return Counter(place.subject for place in self._members.values() if not place.only_own)
 
     # --- live ------------------------------------------------------------------------------------------
 
@@ -316,7 +331,7 @@ class Room:
         if served:  # it goes on as it was: nothing is sent twice, and nothing left out
             return Joined(snapshot.epoch, snapshot.offset, None, snapshot)
         self.hold()
-        asyncio.get_running_loop().call_soon(self._admit_after_snapshot, member, snapshot.offset)
+        asyncio.get_running_loop().call_soon(self._admit_after_snapshot, member, subject, snapshot.offset)
         return Joined(snapshot.epoch, snapshot.offset, None if cursor is None else False, snapshot)
 
     async def _replay(self, member: Member, subject: str, cursor: tuple[str, int]) -> int | None:
@@ -336,7 +351,7 @@ class Room:
                 continue
             # from here on nothing is awaited: the room cannot move
             self._meet(epoch, at, page.events, page)
-            if self._admit(member, at):
+            if self._admit(member, subject, at):
                 return max(at, self._offset)
             self._readings.pop((subject, epoch, at), None)  # the room is further than what may have been kept
 
@@ -382,7 +397,7 @@ class Room:
             # whoever comes with a cursor may not be sent the event that began them, and the poll must know
             self.active |= found.active
 
-    def _admit(self, member: Member, at: int) -> bool:
+    def _admit(self, member: Member, subject: str, at: int) -> bool:
         """Add a member that has everything up to `at`; False when the room has moved on too far."""
         if at < self._offset:
             if (since := self._recent.after(at)) is None:
@@ -394,15 +409,18 @@ class Room:
         place = self._members.get(member)
         if place is None:
             self.hold()
-            place = self._members[member] = _Place(at)
+            place = self._members[member] = _Place(at, subject=subject)
             member.rooms.add(self)
+            self._changed(self)
+        elif place.only_own:
+            self._changed(self)
         place.after, place.only_own, place.paused = max(at, self._offset), False, False
         if self._heard_up_to > self._offset:
             self.fill()
         return True
 
-    def _admit_after_snapshot(self, member: Member, at: int) -> None:
-        if self._epoch is None or not self._admit(member, at):
+    def _admit_after_snapshot(self, member: Member, subject: str, at: int) -> None:
+        if self._epoch is None or not self._admit(member, subject, at):
             member.lose("the thread moved on too fast")
         self.release()
 
@@ -418,6 +436,7 @@ class Room:
         place.own &= self.active
         if place.own:
             place.only_own = True
+            self._changed(self)
         else:
             self.remove(member)
 
@@ -425,6 +444,7 @@ class Room:
         """Take a member out for good."""
         if self._members.pop(member, None) is not None:
             member.rooms.discard(self)
+            self._changed(self)
             self.release()
 
     def hold(self) -> None:

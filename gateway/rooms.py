@@ -7,7 +7,7 @@ every message about it may have been lost.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -33,6 +33,8 @@ class Rooms:
         self._rooms: dict[ThreadRef, Room] = {}
         self._opening: dict[Room, asyncio.Task[None]] = {}
         self._idle_read = 0
+        self.changed: Callable[[Room], None] = lambda room: None
+        """Called when somebody came to a room or left it."""
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -50,7 +52,9 @@ class Rooms:
         """
         room = self._rooms.get(ref)
         if room is None:
-            room = self._rooms[ref] = Room(self._backplane, self._metrics, ref, self._close)
+            room = self._rooms[ref] = Room(
+                self._backplane, self._metrics, ref, self._close, lambda room: self.changed(room)
+            )
             self._opening[room] = asyncio.create_task(self._open(room), name=f"open-{ref}")
         room.hold()
         try:

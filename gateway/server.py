@@ -31,6 +31,7 @@ from gateway.node import Node
 from gateway.operations import Operations
 from gateway.origins import OriginGuard
 from gateway.packets import GuardedServer
+from gateway.presence import Presence
 from gateway.rooms import Rooms
 from gateway.sockets import Sockets
 from gateway.verbs import Verbs
@@ -49,6 +50,7 @@ class Gateway:
         self.metrics = Metrics(backplane.members.clock.now)
         self.node = Node(backplane)
         self.rooms = Rooms(backplane, self.metrics)
+        self.presence = Presence(backplane, self.rooms)
         verbs = Verbs(backplane, self.rooms)
         self._publisher = Publisher(backplane.redis)
         self._manager = RoomChannelManager(self._publisher, backplane.live, prefix=settings.key_prefix)
@@ -75,6 +77,7 @@ class Gateway:
         tasks = [
             asyncio.create_task(self.rooms.poll(), name="poll"),
             asyncio.create_task(self.node.degraded.run(), name="degraded"),
+            asyncio.create_task(self.presence.run(), name="presence"),
             asyncio.create_task(Recoverer(self._backplane).run(), name="recoverer"),
             asyncio.create_task(self._backplane.members.run("gateway", self._operations.facts), name="report"),
         ]
@@ -91,6 +94,7 @@ class Gateway:
         _log.info("draining", sockets=len(self.sockets))
         await self.sockets.drain(self._settings.drain_grace / 2)
         self.rooms.lose_all("draining")
+        await self.presence.leave()
 
     async def close(self) -> None:
         """Stop Socket.IO's background tasks."""

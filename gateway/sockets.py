@@ -122,6 +122,7 @@ class Sockets:
             "thread:rename": lambda socket, asked: verbs.rename(socket.identity, asked),
             "thread:delete": lambda socket, asked: verbs.delete(socket.identity, asked),
             "thread:edit": lambda socket, asked: verbs.edit(socket.identity, asked, socket.sid, socket),
+            "thread:presence": lambda socket, asked: verbs.presence(socket.identity, asked),
             "queue:status": lambda socket, asked: verbs.queue_status(socket.identity, asked),
             "queue:clear": lambda socket, asked: verbs.queue_clear(socket.identity, asked),
             "queue:remove": lambda socket, asked: verbs.queue_remove(socket.identity, asked),

@@ -25,6 +25,7 @@ from gateway.payloads import (
     ThreadHistory,
     ThreadList,
     ThreadPayload,
+    ThreadPresence,
     ThreadRename,
     ThreadSubscribe,
     ThreadUnsubscribe,
@@ -241,6 +242,19 @@ class Verbs:
         ref = self._ref(identity, asked)
         deleted = await self._backplane.threads.delete(ref, identity.subject)
         return {"ok": True, "thread_id": ref.thread_id, "deleted": deleted}
+
+    async def presence(self, identity: Identity, asked: ThreadPresence) -> Ack:
+        """Return who watches a thread, on all nodes, and which worker answers."""
+        ref = self._ref(identity, asked)
+        watched = await self._backplane.presence.look(ref, identity.subject)
+        return {
+            "ok": True,
+            "thread_id": ref.thread_id,
+            "watchers": watched.watchers,
+            "running": watched.running,
+            "state": watched.state,
+            "worker": watched.worker,
+        }
 
     def _touch(self, ref: ThreadRef, identity: Identity) -> None:
         """List a thread that its owner looks at, if it is missing; nobody waits for that."""

@@ -51,7 +51,7 @@ else
     end
     redis.call('HDEL', key, 'parked')
   end
-  events[#events + 1] = {'inference_start', '"attempt":' .. turn.attempt}
+  events[#events + 1] = {'inference_start', '"attempt":' .. turn.attempt .. ',"worker":' .. cjson.encode(arg(2))}
   local last = emit(request, turn.seq, turn.envelope, events)
   if turn.attempt > 1 and not resumed then
     -- a snapshot shows this attempt only

@@ -1,7 +1,7 @@
 --! include thread emit session lane approval turn notice branch
 -- Erase a thread: its turns end first, those who watch are told, and then nothing of it is kept.
 -- KEYS 13 idempotency (prefix)  14 requests  15 the key of this call, by which it is answered again when its reply was
---      lost: it holds nothing of the thread  16 branches  17 branch (prefix)
+--      lost: it holds nothing of the thread  16 branches  17 branch (prefix)  18 watchers
 -- ARGV 1 subject
 -- Returns {'not_found', 0} or {'deleted', when (ms)}.
 local CALL_TTL = 60000
@@ -38,6 +38,6 @@ end
 for _, cut in ipairs(listed_branches(KEYS[16])) do
   redis.call('UNLINK', KEYS[17] .. cut.request)
 end
-redis.call('UNLINK', THREAD, LOG, SESSION, KEYS[14], KEYS[16])
+redis.call('UNLINK', THREAD, LOG, SESSION, KEYS[14], KEYS[16], KEYS[18])
 redis.call('SET', KEYS[15], cjson.encode(reply), 'PX', CALL_TTL)
 return reply

@@ -245,6 +245,8 @@ async def conversation(product: Any) -> AsyncIterator[Conversation]:
         await first.call("chat:cancel", {"thread_id": "talk"})
         await first.seen("chat_error", last)
         await first.call("thread:list", {})
+        await wait_until(lambda: "thread_presence" in dict(first.frames), "who watches is told")
+        await first.call("thread:presence", {"thread_id": "talk"})
         await second.call("thread:rename", {"thread_id": "talk", "title": "Tea"})
         await second.call("thread:delete", {"thread_id": "talk"})
         await wait_until(lambda: "thread_deleted" in dict(first.frames), "the end is told")
@@ -281,6 +283,8 @@ async def test_a_real_conversation_carries_exactly_what_is_documented(conversati
     assert_carried("message", objects["message"], [m for snapshot in snapshots for m in snapshot["messages"]])
     assert_carried("tool", objects["tool"], [*tools, {**tools[0], "output": "", "success": True}])
     assert_carried("branch", objects["branch"], conversation.acks["thread:history"][0]["branches"])
+    watchers = [watcher for ack in conversation.acks["thread:presence"] for watcher in ack["watchers"]]
+    assert_carried("watcher", objects["watcher"], watchers)
     assert_carried("thread", objects["thread"], conversation.acks["thread:list"][0]["threads"])
     items = [item for ack in conversation.acks["queue:status"] for lane in ack["lanes"].values() for item in lane]
     assert_carried("item", objects["item"], items)

@@ -81,7 +81,7 @@ async def test_only_the_member_that_had_read_ahead_is_told(thread: Thread) -> No
     await thread.say("b")
     room = thread.room
     room._members[other].after = 3
-    assert room._admit(ahead, 4)
+    assert room._admit(ahead, "ann", 4)
     older = thread.claim.epoch
     assert room.take(Page("newer", 3, [], frozenset(), True, {older: 3})) is False
     assert (len(ahead.lost), other.lost) == (1, [])

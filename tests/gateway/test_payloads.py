@@ -24,6 +24,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "thread:rename": {"thread_id": "t1", "title": "Tea"},
     "thread:delete": {"thread_id": "t1"},
     "thread:edit": {"thread_id": "t1"},
+    "thread:presence": {"thread_id": "t1"},
     "queue:status": {"thread_id": "t1"},
     "queue:clear": {"thread_id": "t1"},
     "queue:remove": {"thread_id": "t1", "item_id": "i1"},

@@ -1,4 +1,7 @@
-"""The official JavaScript clients, versions 4 and 3, against a real gateway: clients.test.js, run by node itself."""
+"""JavaScript clients against real gateways, run by node itself.
+
+clients.test.js: the official ones, versions 4 and 3. original.test.js: what the first web client does, as it does it.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ from typing import NoReturn
 
 import pytest
 
+from backplane.settings import Settings
 from gateway.auth import mint
 from tests.fleet.fleet import Fleet
+from tests.gateway.conftest import serving
 
 HERE = Path(__file__).parent
 SECRET = "a secret of this test alone, 32 bytes or more"
@@ -58,16 +63,43 @@ def is_installed() -> bool:
     return installed.exists() and installed.stat().st_mtime >= locked.stat().st_mtime
 
 
-@pytest.mark.timeout(240)
-async def test_the_official_clients_connect_stream_cancel_and_come_back(tmp_path: Path) -> None:
+async def _installed() -> None:
     if not (shutil.which("node") and shutil.which("npm")):
         unable("expected node 18 or newer and npm on the PATH, found none; install them to run these tests")
     if not is_installed():
         code, output = await ran(*INSTALL)
         if code != 0:
             unable(f"expected `{' '.join(INSTALL)}` in tests/javascript to succeed, got exit code {code}:\n{output}")
+
+
+def _passed(code: int, output: str) -> bool:
+    """Tell whether all tests ran and passed; node's reporters write the count in two ways."""
+    return code == 0 and ("# skipped 0" in output or "\u2139 skipped 0" in output)
+
+
+@pytest.mark.timeout(240)
+async def test_the_official_clients_connect_stream_cancel_and_come_back(tmp_path: Path) -> None:
+    await _installed()
     async with Fleet(tmp_path, gateways=1, workers=1, settings={"jwt_secret": SECRET}) as fleet:
         told = {"GATEWAY_URL": fleet.urls[0], "GATEWAY_TOKEN": mint(SECRET, "ada", 600)}
         code, output = await ran("node", "--test", "clients.test.js", environment=told)
-    assert code == 0, output
-    assert "# skipped 0" in output or "\u2139 skipped 0" in output, output
+    assert _passed(code, output), output
+
+
+def _one_of_many(fleet: Fleet) -> Settings:
+    return fleet.settings.model_copy(update={"polling": False, "port": 0, "node_id": "one-of-many"})
+
+
+@pytest.mark.timeout(240)
+async def test_the_web_client_that_this_began_with_works_as_it_is(tmp_path: Path) -> None:
+    """At two gateways that serve polls, as one alone does, and at one that serves none, as one of many."""
+    await _installed()
+    fleet = Fleet(tmp_path, gateways=2, workers=1, settings={"jwt_secret": SECRET})
+    async with fleet, serving(_one_of_many(fleet)) as many:
+        told = {
+            "GATEWAY_URLS": " ".join(fleet.urls),
+            "GATEWAY_WITHOUT_POLLING": many.url,
+            "GATEWAY_TOKEN": mint(SECRET, "ada", 600),
+        }
+        code, output = await ran("node", "--test", "original.test.js", environment=told)
+    assert _passed(code, output), output
