@@ -7,7 +7,6 @@ until it says so again. A node that dies says nothing more, and what it said end
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,7 +44,7 @@ class Presence:
     def __init__(self, backplane: Backplane) -> None:
         self._backplane = backplane
         self._node = backplane.settings.node_id
-        self._believed = math.ceil(BELIEVED * backplane.settings.presence_interval * 1000)
+        self._believed = round(BELIEVED * backplane.settings.presence_interval * 1000)
 
     def _call(self, ref: ThreadRef, subject: str, node: str, counts: str) -> Call:
         keys = self._backplane.keys.thread(ref)

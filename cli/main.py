@@ -266,6 +266,46 @@ def cancel(
 
 
 @app.command()
+def threads(
+    limit: Annotated[int, typer.Option(min=1, help="How many to print at most.")] = 50,
+    url: Urls = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """List your threads, the one started last first: id, state and title."""
+    settings = _client_settings(url, token)
+    from cli import scripting
+
+    output = scripting.Output(sys.stdout, sys.stderr, as_json=json)
+    _finish(scripting.threads(settings.url, settings.token, output, most=limit))
+
+
+@app.command()
+def rename(
+    thread: ThreadId,
+    title: Annotated[str, typer.Argument(metavar="TITLE", help="Of at most 120 characters.", show_default=False)],
+    url: Urls = None,
+    token: Token = None,
+) -> None:
+    """Give a thread another title."""
+    settings = _client_settings(url, token)
+    from cli import scripting
+
+    output = scripting.Output(sys.stdout, sys.stderr)
+    _finish(scripting.rename(settings.url, settings.token, thread, title, output))
+
+
+@app.command()
+def delete(thread: ThreadId, url: Urls = None, token: Token = None) -> None:
+    """Erase a thread everywhere, and stop what runs in it. Exit code 0 also when there is none."""
+    settings = _client_settings(url, token)
+    from cli import scripting
+
+    output = scripting.Output(sys.stdout, sys.stderr)
+    _finish(scripting.delete(settings.url, settings.token, thread, output))
+
+
+@app.command()
 def token(
     subject: Annotated[str, typer.Argument(help="Whom the token names (`sub`).")] = "me",
     ttl: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="How long it is valid.")] = 24 * 3600,

@@ -1,16 +1,19 @@
-"""`send`, `tail` and `cancel`: one thing each, for scripts, told by output and exit code."""
+"""`send`, `tail`, `cancel`, `threads`, `rename`, `delete`: one thing each, told by output and exit code."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from enum import IntEnum
 from typing import Any, TextIO
 
 from cli.screen import printable
 from threadline_client import Cursor, Event, EventStream, Outcome, Snapshot, Thread, Turn, connect
 
+_THREADS = 100
+"""Threads that a gateway gives in one page."""
 _ENVELOPE = frozenset({"event", "client_id", "thread_id", "request_id", "epoch", "offset", "seq", "ts"})
 
 
@@ -135,6 +138,39 @@ async def cancel(
     else:
         output.note(f"nothing to cancel: {result.state or 'no turn runs'}")
     return Exit.DONE if result.cancelled else Exit.NOTHING_TO_CANCEL
+
+
+async def threads(urls: Iterable[str], token: str | None, output: Output, *, most: int = 50) -> Exit:
+    """Print the caller's threads, the one started last first: id, state, and title, a line each."""
+    async with connect(urls, token) as client:
+        place, left = None, most
+        while left > 0:
+            page = await client.threads(limit=min(left, _THREADS), before=place)
+            for shown in page.threads:
+                if output.as_json:
+                    output.record(asdict(shown))
+                else:
+                    output.text(printable(f"{shown.thread_id}\t{shown.state}\t{shown.title}"))
+            place, left = page.next, left - len(page.threads)
+            if place is None:
+                break
+    return Exit.DONE
+
+
+async def rename(urls: Iterable[str], token: str | None, thread_id: str, title: str, output: Output) -> Exit:
+    """Give a thread another title."""
+    async with connect(urls, token) as client:
+        await client.thread(thread_id).rename(title)
+    output.note(f"renamed {thread_id}")
+    return Exit.DONE
+
+
+async def delete(urls: Iterable[str], token: str | None, thread_id: str, output: Output) -> Exit:
+    """Erase a thread everywhere."""
+    async with connect(urls, token) as client:
+        deleted = await client.thread(thread_id).delete()
+    output.note(f"deleted {thread_id}" if deleted else f"no thread {thread_id}")
+    return Exit.DONE
 
 
 def parse_after(text: str | None) -> Cursor | int | None:

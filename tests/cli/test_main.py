@@ -15,7 +15,20 @@ from typer.testing import CliRunner
 from cli.main import app
 from tests.clients.python.scripted_gateway import gateways
 
-VERBS = ("serve", "gateway", "worker", "chat", "send", "tail", "cancel", "token", "doctor")
+VERBS = (
+    "serve",
+    "gateway",
+    "worker",
+    "chat",
+    "send",
+    "tail",
+    "cancel",
+    "threads",
+    "rename",
+    "delete",
+    "token",
+    "doctor",
+)
 SECRET = "a secret of at least thirty-two bytes"
 
 

@@ -12,6 +12,7 @@ from threadline_client.events import Cursor, Event, Snapshot
 from threadline_client.state import Approval, Message, Outcome, QueueItem, RunningTurn, ThreadState, ToolUse
 from threadline_client.stream import EventStream
 from threadline_client.thread import CancelResult, DecideResult, QueueStatus, Thread, Turn
+from threadline_client.threads import ThreadPage, ThreadSummary, Watched
 
 __all__ = [
     "Approval",
@@ -34,9 +35,12 @@ __all__ = [
     "RunningTurn",
     "Snapshot",
     "Thread",
+    "ThreadPage",
     "ThreadState",
+    "ThreadSummary",
     "ToolUse",
     "Turn",
     "Unauthorized",
+    "Watched",
     "connect",
 ]

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
+from threadline_client.calls import call
 from threadline_client.connection import Connection, NodeChange, Token
 from threadline_client.thread import Thread
+from threadline_client.threads import ThreadPage, parse_page
 
 
 class Client:
@@ -40,6 +42,17 @@ class Client:
     def urls(self) -> tuple[str, ...]:
         """Every gateway that may be used."""
         return self._connection.urls
+
+    async def threads(self, *, limit: int | None = None, before: str | None = None) -> ThreadPage:
+        """Return a page of the threads of whoever the token names, the one started last first.
+
+        Args:
+            limit: how many at most; the gateway has a limit of its own.
+            before: the `next` of the page before.
+        """
+        given = {"limit": limit, "before": before}
+        asked = {name: value for name, value in given.items() if value is not None}
+        return parse_page(await call(self._connection, "thread:list", asked))
 
     def thread(self, thread_id: str) -> Thread:
         """Return a thread by its id: 1 to 128 letters, digits, or `. _ : -`."""

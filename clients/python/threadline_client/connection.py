@@ -55,6 +55,9 @@ class Listener(Protocol):
     def exists_now(self, epoch: str) -> None:
         """Note that a start in this thread was acknowledged."""
 
+    def deleted(self, epoch: str) -> None:
+        """Note that the thread was erased."""
+
 
 class Connection:
     """Keeps one link open to one gateway of a list, for ever.
@@ -267,6 +270,10 @@ class Connection:
             return
         if name == "auth_expired" and self._refresher is not None:
             self._refresher.expired()
+        if name == "thread_deleted" and isinstance(data, dict):
+            for listener in tuple(self._listeners.get(str(data.get("thread_id")), ())):
+                listener.deleted(str(data.get("epoch", "")))
+            return
         event = parse_event(name, data)
         if event is not None:
             self._recent.append(event)

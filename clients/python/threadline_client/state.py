@@ -224,6 +224,12 @@ class ThreadState:
             _approval(asked, str(fields.get("request_id", ""))) for fields in told for asked in _pending(fields)
         ]
 
+    def _edited(self, event: Event) -> None:
+        """Drop the message that was edited, and all behind it."""
+        turns = [message.request_id for message in self.messages]
+        if (edited := str(event.get("edited_request_id", ""))) in turns:
+            del self.messages[turns.index(edited) :]
+
     def _accepted(self, event: Event) -> None:
         self._unqueue(event.request_id)
         text, lane = str(event.get("message", "")), str(event.get("lane") or "")
@@ -489,6 +495,7 @@ _TURN_EVENTS = {
 }
 _THREAD_EVENTS = {
     "chat_accepted": ThreadState._accepted,
+    "thread_edited": ThreadState._edited,
     "chat_done": ThreadState._ended,
     "chat_error": ThreadState._ended,
     "queue_item_queued": ThreadState._queued,

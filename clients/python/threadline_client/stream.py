@@ -98,6 +98,11 @@ class EventStream:
             self._failure = error
         self._arrival.set()
 
+    def deleted(self, epoch: str) -> None:
+        """Note that the thread was erased: from now on it is waited for, as one that does not exist."""
+        self._put(self._tracker.deleted(epoch))
+        self._stale.set()
+
     def exists_now(self, epoch: str) -> None:
         """Note that a start in this thread was acknowledged."""
         self._tracker.exists_now(epoch)

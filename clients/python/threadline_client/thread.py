@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from threadline_client.backoff import Backoff
+from threadline_client.calls import call
 from threadline_client.connection import Connection
-from threadline_client.errors import refusal
 from threadline_client.events import Cursor, Event, Snapshot
-from threadline_client.link import LinkLost
 from threadline_client.state import Outcome, outcome_in, outcome_of
 from threadline_client.stream import EventStream
-
-_ANSWERS = frozenset({"turn_running", "queue_full"})
-"""Codes that are retryable, but say something about the thread that the caller asked to know."""
+from threadline_client.threads import Watched, parse_watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +114,66 @@ class Thread:
         self._connection.thread_exists(self.id, turn.cursor.epoch)
         return turn
 
+    async def edit(
+        self,
+        text: str | None = None,
+        *,
+        message_id: int | None = None,
+        newest_id: int | None = None,
+        client_message_id: str | None = None,
+        model: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Turn:
+        """Put a message in the place of an earlier one, and return its turn; without a text, ask the same once more.
+
+        The turn that runs ends, and everything behind that message leaves the conversation; `history` shows it with
+        `branch`, the `request_id` of this turn. It is sent again, under one key, until it is acknowledged.
+
+        Args:
+            text: what the person says instead; None regenerates the answer.
+            message_id: the `id` of a message of `history`; None for the newest one.
+            newest_id: the `id` of the newest message that was shown: refuse if there are newer ones.
+            client_message_id: the idempotency key.
+            model: the model to ask for.
+            metadata: kept with the message, and handed to the agent.
+
+        Raises:
+            NotFound: when the thread does not exist.
+            Refused: `edit_conflict`, when that message is no more part of the conversation.
+        """
+        key = client_message_id or secrets.token_urlsafe(15)
+        payload = {
+            "thread_id": self.id,
+            "message": text,
+            "message_id": message_id,
+            "newest_id": newest_id,
+            "client_message_id": key,
+            "model": model,
+            "metadata": None if metadata is None else dict(metadata),
+        }
+        given = {name: value for name, value in payload.items() if value is not None}
+        return Turn(self, key, await self._call("thread:edit", given))
+
+    async def rename(self, title: str) -> None:
+        """Give the thread another title, of at most 120 characters.
+
+        Raises:
+            NotFound: when the thread does not exist.
+        """
+        await self._call("thread:rename", {"thread_id": self.id, "title": title})
+
+    async def delete(self) -> bool:
+        """End what runs in the thread and erase it everywhere. False when there was none (any more)."""
+        return bool((await self._call("thread:delete", {"thread_id": self.id})).get("deleted"))
+
+    async def presence(self) -> Watched:
+        """Return who watches the thread, and which worker answers.
+
+        Raises:
+            NotFound: when the thread does not exist.
+        """
+        return parse_watched(await self._call("thread:presence", {"thread_id": self.id}))
+
     async def cancel(self, request_id: str | None = None) -> CancelResult:
         """Cancel a turn, or without `request_id` the one that runs. Any gateway will do."""
         payload = {"thread_id": self.id} | ({} if request_id is None else {"request_id": request_id})
@@ -170,12 +225,15 @@ class Thread:
         """
         await self._call("queue:remove", {"thread_id": self.id, "item_id": item_id})
 
-    async def history(self, *, limit: int | None = None, before: str | int | None = None) -> list[dict[str, Any]]:
+    async def history(
+        self, *, limit: int | None = None, before: str | int | None = None, branch: str | None = None
+    ) -> list[dict[str, Any]]:
         """Return the last messages, oldest first: `{id, role, content, ts, request_id, interrupted?}`.
 
         Args:
             limit: how many at most; the gateway has a limit of its own.
             before: the id of a message; only older ones are returned.
+            branch: the `request_id` of an edit: the messages as they were before it.
 
         Raises:
             NotFound: when the thread does not exist.
@@ -183,6 +241,7 @@ class Thread:
         payload: dict[str, Any] = {"thread_id": self.id}
         payload |= {} if limit is None else {"limit": limit}
         payload |= {} if before is None else {"before": before}
+        payload |= {} if branch is None else {"branch": branch}
         messages = (await self._call("thread:history", payload)).get("messages")
         return [dict(message) for message in messages] if isinstance(messages, list) else []
 
@@ -199,19 +258,7 @@ class Thread:
         return EventStream(self._connection, self.id, after, history)
 
     async def _call(self, event: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
-        backoff = Backoff(at_once=False)
-        while True:
-            link = await self._connection.link()
-            try:
-                answer = await link.call(event, payload)
-            except LinkLost:
-                continue  # the connection spaces its attempts
-            if answer.get("ok"):
-                return answer
-            refused = refusal(answer.get("error"))
-            if not refused.retryable or refused.code in _ANSWERS:
-                raise refused
-            await asyncio.sleep(max(backoff.delay(), (refused.retry_after_ms or 0) / 1000))
+        return await call(self._connection, event, payload)
 
 
 class Turn:

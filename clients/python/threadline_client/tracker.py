@@ -85,6 +85,14 @@ class Tracker:
             self.cursor = Cursor(epoch, 0)
             self.standing = Standing.STALE
 
+    def deleted(self, epoch: str) -> list[Item]:
+        """Return what to pass on when the thread was erased; nothing when we know of a later one with its id."""
+        if self.standing is Standing.ABSENT or (self.cursor is not None and self.cursor.epoch != epoch):
+            return []
+        self.cursor, self._unsure = None, False
+        self.standing, self._told_absent = Standing.ABSENT, True
+        return [Snapshot(self.thread_id, "", 0, exists=False)]
+
     def event(self, event: Event) -> list[Item]:
         """Return what to pass on for an event that came."""
         if self.standing is Standing.ABSENT:
