@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
@@ -197,6 +197,8 @@ async def test_the_oldest_branch_makes_room(open_backplane: Any) -> None:
         assert await says(backplane, edits[2].request_id) == ["1", "1"]
 
 
+@example([4, 4, 4], 2)
+@example([0, 4, 1, 4, 0], 50)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.integers(1, 4))
 @given_settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_every_branch_is_what_the_conversation_was_before_its_edit(

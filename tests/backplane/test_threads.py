@@ -237,6 +237,7 @@ async def full_thread(backplane: Backplane) -> tuple[Claim, set[str]]:
     for request_id in ids:
         await backplane.admission.admit(REF, "ann", request_id)
     await backplane.threads.rename(REF, "ann", SECRET)
+    await backplane.presence.say([(REF, {SECRET: 2})])
     return claim, ids
 
 
