@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -33,7 +34,11 @@ _EXPIRY_GRACE = 30.0
 """Seconds between `auth_expired` and the end of the connection, for the client to refresh its token."""
 _AWAY = 1012
 """WebSocket close code "service restart" (RFC 6455, IANA registry): clients come back by themselves."""
-_CUT_AT_ONCE = 50
+_NOTICE = 0.1
+"""Part of a drain in which the node is unready and nobody is sent away yet: whoever balances the load must have seen it
+before the first client comes back, or it would send that client here again."""
+_WAVES = 100
+"""Groups in which the transports are closed; few clients go one by one."""
 
 
 class Encoded:
@@ -199,12 +204,17 @@ class Sockets:
 
     async def drain(self, seconds: float) -> None:
         """Close all transports, spread over some seconds, so that the other nodes are not stormed."""
+        if not self._sockets:
+            return
+        await asyncio.sleep(seconds * _NOTICE)
         sockets = list(self._sockets.values())
         random.shuffle(sockets)
-        for start in range(0, len(sockets), _CUT_AT_ONCE):
-            for socket in sockets[start : start + _CUT_AT_ONCE]:
+        at_once = math.ceil(len(sockets) / _WAVES)
+        pause = seconds * (1 - _NOTICE) * at_once / max(len(sockets), 1)
+        for start in range(0, len(sockets), at_once or 1):
+            for socket in sockets[start : start + at_once]:
                 socket.lose("draining")
-            await asyncio.sleep(seconds * random.uniform(0.5, 1.0) * _CUT_AT_ONCE / max(len(sockets), _CUT_AT_ONCE))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
     # --- calls -----------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from scripts.faultsuite import cancel_cases, gateway_cases, store_cases, worker_
 from scripts.faultsuite.case import Case, Settled, thread
 from scripts.faultsuite.vitals import Vitals, back_to, baseline
 from tests.fleet.fleet import CODE, Fleet
+from threadline_client.errors import ClientError
 
 CASES: tuple[Case, ...] = tuple(
     sorted(
@@ -118,13 +119,13 @@ async def _run_one(fleet: Fleet, case: Case, before: Mapping[str, Vitals]) -> Re
             settled = await case.run(fleet)
     except TimeoutError:
         wrong = f"it did not come to its end within {_MOST:g} s"
-    except AssertionError as error:
+    except (AssertionError, ClientError) as error:
         wrong = str(error) or repr(error)
     try:
         await fleet.heal()
         grown = await back_to(fleet, before)
-    except AssertionError as error:
-        grown = [str(error)]
+    except (AssertionError, TimeoutError) as error:
+        grown = [str(error) or "a process that was told to stop goes on"]
     if grown and not wrong:
         wrong = "not back to the base line: " + "; ".join(grown)
     return Result(case, time.monotonic() - begun, settled, wrong)

@@ -59,6 +59,8 @@ class Member:
         self.url = url
         self.lives = 0
         self.frozen = False
+        self.leaving = False
+        """Whether this life was told to stop."""
         self.environment: dict[str, str] = {}
         """What its next life is given beside the fleet's environment."""
         self.proxy: Proxy | None = None
@@ -97,7 +99,7 @@ class Member:
     async def start(self) -> None:
         """Start it; `ready` waits until it works."""
         self.lives += 1
-        self.frozen = False
+        self.frozen = self.leaving = False
         kind = "gateway" if self.url else "worker"
         environment = self._fleet.environment | {f"{ENV_PREFIX}NODE_ID": self.node_id} | self.environment
         if self.proxy:
@@ -156,6 +158,7 @@ class Member:
         """Send it a signal: SIGKILL, SIGTERM, SIGSTOP, SIGCONT."""
         if number in (signal.SIGSTOP, signal.SIGCONT):
             self.frozen = number == signal.SIGSTOP
+        self.leaving = self.leaving or number == signal.SIGTERM
         self.process.send_signal(number)
 
     async def ended(self, within: float = PATIENCE) -> int:
@@ -273,7 +276,9 @@ class Fleet:
                 await member.proxy.heal()
             if member.living and member.frozen:
                 member.signal(signal.SIGCONT)
-            elif not member.living:
+            if member.living and member.leaving:
+                await member.ended()
+            if not member.living:
                 await member.start()
         for member in self.members:
             await member.ready()

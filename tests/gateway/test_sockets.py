@@ -439,6 +439,23 @@ async def test_closing_the_tab_never_stops_the_turn(gateway_settings: Make, clie
         await wait_until(answered, "the answer is in the history")
 
 
+async def test_a_draining_node_is_unready_before_the_first_of_its_clients_is_sent_away(
+    gateway_settings: Make, clients: Clients
+) -> None:
+    """A load balancer that has not seen it yet would send that client to the same node again."""
+    async with serving(gateway_settings(drain_grace=600)) as node:
+        client = await clients.connect(node.url)
+        draining = asyncio.create_task(node.gateway.drain())
+        try:
+            await wait_until(lambda: node.gateway.node.draining, "it is unready")
+            assert await node.gateway.node.unready_because() == ["draining"]
+            await client.call("thread:subscribe", thread_id="t")
+            assert client.io.connected
+            assert not draining.done()
+        finally:
+            draining.cancel()
+
+
 async def test_a_draining_node_is_unready_and_closes_transports_so_that_clients_come_back(
     gateway_settings: Make, clients: Clients
 ) -> None:
