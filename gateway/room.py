@@ -152,6 +152,7 @@ class Room:
     def _notify(self, epoch: str, notice: Event) -> None:
         """Pass on what is no event of the log: to those who are up to the present, and the last one to everybody."""
         if epoch != self._epoch:
+            self.fill()  # of a log that began behind a failover, or anew
             return
         if notice.name == THREAD_DELETED:
             self.end(notice)

@@ -86,8 +86,11 @@ class Tracker:
             self.standing = Standing.STALE
 
     def deleted(self, epoch: str) -> list[Item]:
-        """Return what to pass on when the thread was erased; nothing when we know of a later one with its id."""
-        if self.standing is Standing.ABSENT or (self.cursor is not None and self.cursor.epoch != epoch):
+        """Return what to pass on when the thread was erased; of another log than ours, ask what stands now."""
+        if self.standing is Standing.ABSENT:
+            return []
+        if self.cursor is not None and self.cursor.epoch != epoch:
+            self.lost()
             return []
         self.cursor, self._unsure = None, False
         self.standing, self._told_absent = Standing.ABSENT, True

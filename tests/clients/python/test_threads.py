@@ -137,6 +137,7 @@ def test_an_edit_takes_its_message_and_all_behind_it_out_of_the_picture() -> Non
 def test_a_deletion_counts_only_for_the_log_that_it_is_of() -> None:
     tracker = Tracker("t", Cursor("new", 3))
     assert tracker.deleted("old") == []
+    assert (tracker.standing, tracker.cursor) == (Standing.STALE, Cursor("new", 3)), "it asks what stands"
     (told,) = tracker.deleted("new")
     assert isinstance(told, Snapshot)
     assert (told.exists, tracker.standing, tracker.cursor) == (False, Standing.ABSENT, None)
