@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from backplane.connection import Backplane, open_redis, redis_errors
+from backplane.connection import RETRIES, Backplane, open_servers, redis_errors
 from backplane.errors import Internal, ThreadlineError
 from backplane.ids import new_id, thread_ref
 from backplane.settings import Settings
@@ -37,13 +37,17 @@ class Finding:
 
 async def check_redis(settings: Settings) -> list[Finding]:
     """Return what was found at the Redis of these settings, the most basic first. Never raises for a fault of it."""
-    redis = open_redis(settings)
+    try:
+        servers = open_servers(settings.redis_url)
+    except ThreadlineError as error:
+        return [Finding("redis", False, str(error), "set THREADLINE_REDIS_URL")]
+    redis = servers.client(RETRIES)
     try:
         reach = await _guarded("redis", lambda: _reachable(settings, redis))
         if not reach.ok:
             return [reach]
         info = await _info(redis)
-        backplane = Backplane(settings, redis, redis)
+        backplane = Backplane(settings, servers, redis, redis)
         return [
             reach,
             version(info),
@@ -58,6 +62,7 @@ async def check_redis(settings: Settings) -> list[Finding]:
     finally:
         with suppress(Exception):
             await redis.aclose()
+            await servers.aclose()
 
 
 def version(info: dict[str, Any]) -> Finding:

@@ -15,14 +15,12 @@ from urllib.parse import urlsplit
 
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from backplane.addresses import parse
 from backplane.admission import Admission
 from backplane.approvals import Approvals
+from backplane.cluster import ClusterServers
 from backplane.doorbell import Doorbell
 from backplane.errors import Internal, Misconfigured, Unavailable
 from backplane.ids import ThreadRef
@@ -34,40 +32,36 @@ from backplane.pipeline import pipelined
 from backplane.presence import Presence
 from backplane.readings import Readings
 from backplane.scripts import Call, load_all, run, run_many
+from backplane.sentinel import WatchedServers
+from backplane.servers import Servers
 from backplane.sessions import Sessions
 from backplane.settings import Settings
 from backplane.steps import Steps
 from backplane.threads import Threads
 from backplane.turns import Turns
 
-# A reply may be lost and its command sent again: every script answers a repeated call as it did the first.
-_RETRIES = 3
-_BACKOFF_BASE, _BACKOFF_CAP = 0.02, 0.3
+RETRIES = 3
+"""A reply may be lost and its command sent again: every script answers a repeated call as it did the first."""
 # What one release writes and another reads, in the log, the turn and on the channels.
 FORMAT = "1"
-_CONNECT_TIMEOUT = 2.0
 _WAIT_FOR_REDIS = 1.0
 _log = structlog.get_logger("backplane.connection")
 
 
-def open_redis(settings: Settings, *, retries: int = _RETRIES) -> Redis:
-    """Return a client for one purpose. Its calls have no time-out of their own: `answered` gives them one.
+def open_servers(url: str) -> Servers:
+    """Return the servers that a URL names; nothing is connected yet.
 
-    With a `socket_timeout`, redis-py sends through `asyncio.wait_for`, and under Python 3.11 a cancellation that
-    comes at that moment is lost (python/cpython#86296): a process that stops would wait for ever.
+    Raises:
+        Misconfigured: when the URL is of no form that is known.
     """
-    retry = Retry(ExponentialBackoff(cap=_BACKOFF_CAP, base=_BACKOFF_BASE), retries)
-    client: Redis = Redis.from_url(
-        settings.redis_url,
-        protocol=2,
-        decode_responses=False,
-        socket_timeout=None,
-        socket_connect_timeout=_CONNECT_TIMEOUT,
-        socket_keepalive=True,
-        retry=retry,
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
-    )
-    return client
+    address = parse(url)
+    kinds: dict[str, type[Servers]] = {"single": Servers, "sentinel": WatchedServers, "cluster": ClusterServers}
+    return kinds[address.kind](address)
+
+
+def open_redis(settings: Settings, *, retries: int = RETRIES) -> Redis:
+    """Return a client for one purpose, at the one server that these settings name."""
+    return open_servers(settings.redis_url).client(retries)
 
 
 @contextmanager
@@ -113,12 +107,13 @@ async def answered(seconds: float) -> AsyncIterator[None]:
 class Backplane:
     """What one process shares with all others, by way of Redis."""
 
-    def __init__(self, settings: Settings, redis: Redis, blocking: Redis) -> None:
+    def __init__(self, settings: Settings, servers: Servers, redis: Redis, blocking: Redis) -> None:
         self.settings = settings
+        self.servers = servers
         self.redis = redis
         self.keys = Keys(settings.key_prefix, settings.partitions)
         self._slots = lru_cache(maxsize=8192)(self._slots_of)
-        self.live = LiveChannels(settings, self.keys.canary(settings.node_id), self._publish)
+        self.live = LiveChannels(settings, servers, lambda tag: self.keys.canary(settings.node_id, tag), self._publish)
         self.doorbell = Doorbell(self.keys, redis, blocking, settings.redis_timeout, settings.tenant_weights)
         self.readings = Readings(self)
         self.log = Log(self)
@@ -141,12 +136,14 @@ class Backplane:
             Misconfigured: when the number of partitions or the format differs from what is recorded.
         """
         async with AsyncExitStack() as stack:
-            redis = open_redis(settings)
+            servers = open_servers(settings.redis_url)
+            stack.push_async_callback(servers.aclose)
+            redis = servers.client(RETRIES)
             stack.push_async_callback(redis.aclose)
             # the claimer retries by itself, after a pause
-            blocking = open_redis(settings, retries=0)
+            blocking = servers.client(0)
             stack.push_async_callback(blocking.aclose)
-            backplane = cls(settings, redis, blocking)
+            backplane = cls(settings, servers, redis, blocking)
             await backplane.check_meta()
             async with answered(settings.redis_timeout):
                 await load_all(redis)

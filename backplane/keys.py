@@ -130,9 +130,9 @@ class Keys:
         """Return the sorted set of a user's threads: thread id -> last started (ms, no two alike). TTL `thread_ttl`."""
         return f"{self.prefix}:threads:{tenant}/{hashlib.sha256(subject.encode()).hexdigest()}"
 
-    def canary(self, node_id: str) -> str:
-        """Return the channel on which a process listens for its own voice."""
-        return f"{self.prefix}:canary:{node_id}"
+    def canary(self, node_id: str, tag: str = "") -> str:
+        """Return the channel on which a process listens for its own voice; on a Cluster, one for each shard."""
+        return f"{self.prefix}:canary:{{{tag}}}:{node_id}" if tag else f"{self.prefix}:canary:{node_id}"
 
     def _slot(self, partition: int) -> str:
         return f"{self.prefix}:{{{partition}}}"

@@ -7,32 +7,36 @@ its canary is deaf; it drops the connection and makes another.
 
 The connection speaks RESP through hiredis and a small asyncio protocol of its own, because a token stream passes
 here: redis-py's pub/sub loop takes several task switches for each message, this takes none.
+
+There is one path (path.py) for each primary: one, or on a Cluster one for each shard, where a channel is heard at the
+primary of its slot. When the primaries change, channels move, and their listeners are told.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Protocol, cast
+from typing import Protocol
 
-import hiredis
 import structlog
-from redis.asyncio.connection import parse_url
+from redis.exceptions import RedisError
 
-from backplane.errors import ThreadlineError, Unavailable
+from backplane.addresses import Server
+from backplane.errors import Unavailable
+from backplane.path import LivePath
+from backplane.servers import Servers
 from backplane.settings import Settings
 
 _log = structlog.get_logger("backplane.live")
 
-# Short, because a silent node is worth more than a busy one is dear: silence stays below the poll interval.
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.5
-_CONNECT_TIMEOUT = 1.0
 _CONFIRM_TIMEOUT = 5.0
-# Commands for so many channels are written at once after a reconnect, so that 100,000 of them do not stall the loop.
-_RESUBSCRIBE_BATCH = 500
+_LOOK_AGAIN = 0.01
+_FOLLOW = 1.0
+"""Seconds between two looks at who the primaries are, while nothing hints at a change."""
+_FOLLOW_IN_DOUBT = 0.1
+"""Seconds between them while a path is lost: delivery goes on that much behind a failover."""
 
 
 class Listener(Protocol):
@@ -45,81 +49,49 @@ class Listener(Protocol):
         """Messages may have been missed: read the truth again."""
 
 
-class _Connection(asyncio.Protocol):
-    """One connection in subscribed mode. It parses replies and hands them on."""
-
-    def __init__(self, on_reply: Callable[[object], None]) -> None:
-        self._reader = hiredis.Reader()
-        self._on_reply = on_reply
-        self._transport: asyncio.Transport | None = None
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class, only by behaviour
-
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        while True:
-            try:
-                reply = self._reader.gets()
-            except hiredis.ProtocolError:
-                self.abort()
-                return
-            if reply is False:
-                return
-            self._on_reply(reply)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-    def send(self, *command: bytes | str) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-
 class LiveChannels:
-    """The channels that this process listens to, over one supervised connection.
+    """The channels that this process listens to.
 
     Args:
-        settings: where Redis is, and how often the canary sings.
-        canary: the channel of this process alone.
+        settings: how often the canaries sing.
+        servers: who the primaries are.
+        canary: returns the channel of this process alone with this hash tag.
         publish: publishes over the command connection.
     """
 
-    def __init__(self, settings: Settings, canary: str, publish: Callable[[str, bytes], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        servers: Servers,
+        canary: Callable[[str], str],
+        publish: Callable[[str, bytes], Awaitable[None]],
+    ) -> None:
         self._settings = settings
+        self._servers = servers
         self._canary = canary
         self._publish = publish
         self._listeners: dict[bytes, Listener] = {}
-        # commands sent and not yet confirmed, per channel: only the last confirmation counts
-        self._pending: Counter[bytes] = Counter()
-        self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
-        self._connection: _Connection | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._sung = 0
-        self._connected = asyncio.Event()
-        self._canary_heard = asyncio.Event()
-        self._canary_number = 0
-        self.deaf = True
-        """True while this process cannot be sure to hear what is published."""
+        self._paths: dict[Server, LivePath] = {}
+        self._at: dict[bytes, LivePath] = {}
+        """Where each channel is listened to; not known while there is no primary for it."""
+        self._closing: set[asyncio.Task[None]] = set()
+        self._following: asyncio.Task[None] | None = None
+        self._doubt = asyncio.Event()
+        self._sound = asyncio.Event()
         self.reconnects = 0
-        """How often the connection was made again."""
+        """How often a connection was made again."""
         self.listener_errors = 0
         """Messages whose listener failed: ignored, and counted."""
+        servers.on_change(self._route)
 
     async def __aenter__(self) -> LiveChannels:
-        self._tasks = [
-            asyncio.create_task(self._supervise(), name="live-supervise"),
-            asyncio.create_task(self._sing(), name="live-canary"),
-        ]
+        self._following = asyncio.create_task(self._follow(), name="live-follow")
+        self._route()
         try:
             async with asyncio.timeout(_CONFIRM_TIMEOUT):
-                await self._canary_heard.wait()
+                while self.deaf:
+                    self._sound.clear()
+                    await self._sound.wait()
         except TimeoutError:
             await self.__aexit__(None, None, None)
             raise Unavailable(
@@ -131,20 +103,28 @@ class LiveChannels:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._connection is not None:
-            self._connection.abort()
-            await self._connection.closed
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                waiter.cancel()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+            self._following = None
+        paths, self._paths = list(self._paths.values()), {}
+        self._at.clear()
+        await asyncio.gather(*(path.close() for path in paths), *self._closing, return_exceptions=True)
 
     @property
     def channels(self) -> int:
         """How many channels are listened to."""
         return len(self._listeners)
+
+    @property
+    def deaf(self) -> bool:
+        """True while this process cannot be sure to hear what is published, at one primary at least."""
+        return not self._paths or any(path.deaf for path in self._paths.values())
+
+    @property
+    def deaf_at(self) -> list[str]:
+        """The primaries that are not heard."""
+        return [str(server) for server, path in self._paths.items() if path.deaf]
 
     async def subscribe(self, channel: str, listener: Listener) -> None:
         """Listen to a channel. When this returns, Redis has confirmed it: what is published from now on is heard.
@@ -156,159 +136,106 @@ class LiveChannels:
         if name in self._listeners:
             raise ValueError("a channel has one listener; it passes on to others")
         self._listeners[name] = listener
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(name, []).append(waiter)
-        # while there is no connection, the supervisor subscribes when it has made one
-        if self._connection is not None:
-            self._send_subscribe(name)
         try:
             async with asyncio.timeout(_CONFIRM_TIMEOUT):
-                await waiter
+                while True:
+                    path = self._place(name)
+                    if path is None:
+                        await asyncio.sleep(_LOOK_AGAIN)
+                        continue
+                    await path.add(name)
+                    if self._at.get(name) is path:
+                        return
         except TimeoutError:
             self.unsubscribe(channel)
             raise Unavailable("the live path did not confirm in time; try again in a moment") from None
+        except BaseException:
+            self.unsubscribe(channel)
+            raise
 
     def unsubscribe(self, channel: str) -> None:
         """Stop listening to a channel."""
         name = channel.encode()
-        if self._listeners.pop(name, None) is not None and self._connection is not None:
-            self._connection.send("SUNSUBSCRIBE", name)
+        self._listeners.pop(name, None)
+        if (path := self._at.pop(name, None)) is not None:
+            path.drop(name)
 
     def reconnect(self) -> None:
-        """Drop the connection and make another; every listener is told that it may have missed something."""
-        if self._connection is not None:
-            self._connection.abort()
+        """Drop every connection and make others; every listener is told that it may have missed something."""
+        for path in self._paths.values():
+            path.reconnect()
 
-    def _send_subscribe(self, name: bytes) -> None:
-        assert self._connection is not None
-        self._pending[name] += 1
-        self._connection.send("SSUBSCRIBE", name)
+    # --- told by the paths -----------------------------------------------------------------------------
 
-    def _on_reply(self, reply: object) -> None:
-        if not isinstance(reply, list) or len(reply) < 3:
-            if isinstance(reply, hiredis.ReplyError):
-                _log.error("Redis refused a command of the live path", error=str(reply))
-            return
-        kind, name, data = reply[0], reply[1], reply[2]
-        if kind == b"smessage":
-            self._deliver(name, data)
-        elif kind == b"ssubscribe":
-            self._confirmed(name)
-
-    def _deliver(self, name: bytes, data: bytes) -> None:
-        if name == self._canary.encode():
-            self._canary_number = int(data)
-            self._canary_heard.set()
-            return
+    def heard(self, name: bytes, message: bytes) -> None:
+        """Pass a message on to its listener."""
         listener = self._listeners.get(name)
         if listener is None:
             return
         try:
-            listener.heard(data)
+            listener.heard(message)
         except Exception as error:  # an exception here would close the connection of everybody else
             self.listener_errors += 1
             if self.listener_errors <= 10:
                 _log.error("a listener failed on a message", channel=repr(name), error=repr(error))
 
-    def _confirmed(self, name: bytes) -> None:
-        self._pending[name] -= 1
-        if self._pending[name] > 0:
-            return
-        del self._pending[name]
-        if name == self._canary.encode():
-            self._connected.set()
-        for waiter in self._waiters.pop(name, ()):
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def _supervise(self) -> None:
-        """Keep one connection open; after each reconnect, subscribe again and tell every listener."""
-        pause = _BACKOFF_FIRST
-        while True:
-            connection = None
-            try:
-                connection = await self._connect()
-                await self._resubscribe(connection)
-                pause = _BACKOFF_FIRST
-                await connection.closed
-                _log.warning("the live connection was lost; connecting again")
-            except (OSError, TimeoutError) as error:
-                _log.warning("no live connection; trying again", error=repr(error))
-            finally:
-                self.deaf = True
-                self._connected.clear()
-                self._connection = None
-                if connection is not None:
-                    connection.abort()
-            self.reconnects += 1
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _BACKOFF_MOST)
-
-    async def _connect(self) -> _Connection:
-        options = parse_url(self._settings.redis_url)
-        loop = asyncio.get_running_loop()
-
-        def protocol() -> _Connection:
-            return _Connection(self._on_reply)
-
-        async with asyncio.timeout(_CONNECT_TIMEOUT):
-            if "path" in options:
-                _, connection = await loop.create_unix_connection(protocol, options["path"])
-            else:
-                tls = True if "SSL" in getattr(options.get("connection_class"), "__name__", "") else None
-                host, port = options.get("host", "localhost"), int(options.get("port", 6379))
-                _, connection = await loop.create_connection(protocol, host, port, ssl=tls)
-        if password := options.get("password"):
-            user = options.get("username")
-            connection.send("AUTH", *((user, password) if user else (password,)))
-        return connection
-
-    async def _resubscribe(self, connection: _Connection) -> None:
-        self._pending.clear()
-        self._connection = connection
-        self._send_subscribe(self._canary.encode())
-        names = list(self._listeners)
-        waiters = []
-        for start in range(0, len(names), _RESUBSCRIBE_BATCH):
-            for name in names[start : start + _RESUBSCRIBE_BATCH]:
-                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._waiters.setdefault(name, []).append(waiter)
-                waiters.append(waiter)
-                self._send_subscribe(name)
-            await asyncio.sleep(0)
-        if waiters:
-            # a connection that closes meanwhile is noticed by whoever called
-            confirmed = asyncio.gather(*waiters)
-            connection.closed.add_done_callback(lambda _: confirmed.cancel())
-            with suppress(asyncio.CancelledError):
-                async with asyncio.timeout(_CONFIRM_TIMEOUT):
-                    await confirmed
+    def missed(self, names: list[bytes]) -> None:
+        """Tell the listeners of these channels that messages may have been missed."""
         for name in names:
             if (listener := self._listeners.get(name)) is not None:
                 listener.missed()
 
-    async def _sing(self) -> None:
-        """Publish a number to ourselves; not hearing it in time means that we are deaf."""
-        while True:
-            await self._connected.wait()
-            self._sung += 1
-            try:
-                # a hung Redis keeps the publish waiting, a half-open connection the canary: both mean deaf
-                async with asyncio.timeout(self._settings.canary_interval):
-                    await self._publish(self._canary, b"%d" % self._sung)
-                    await self._hear(self._sung)
-                self.deaf = False
-            except TimeoutError:
-                if not self.deaf:
-                    _log.warning("this process does not hear its own canary; it is deaf until it does")
-                self.deaf = True
-                self.reconnect()
-            except ThreadlineError as error:
-                self.deaf = True
-                _log.warning("the canary could not sing", error=error.message)
-            await asyncio.sleep(self._settings.canary_interval)
+    def hears(self) -> None:
+        """Note that a canary was heard."""
+        self._sound.set()
 
-    async def _hear(self, number: int) -> None:
-        while self._canary_number < number:
-            self._canary_heard.clear()
-            await self._canary_heard.wait()
+    def lost(self) -> None:
+        """Note that a connection ended: its server may be a primary no more."""
+        self.reconnects += 1
+        self._doubt.set()
+
+    # --- where things are ------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Keep looking at who the primaries are, so that nobody stays with an old one that lives on."""
+        while True:
+            self._doubt.clear()
+            with suppress(RedisError, OSError):
+                await self._servers.locate()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FOLLOW):
+                    await self._doubt.wait()
+            await asyncio.sleep(_FOLLOW_IN_DOUBT if self._doubt.is_set() else 0)
+
+    def _route(self) -> None:
+        """Have one path for each primary, and every channel at the primary of its slot."""
+        if self._following is None:
+            return
+        for server, path in list(self._paths.items()):
+            if server not in self._servers.primaries or self._servers.of(path.canary) != server:
+                del self._paths[server]
+                closing = asyncio.create_task(path.close(), name=f"close-{server}")
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+        for server in self._servers.primaries:
+            if server not in self._paths:
+                canary = self._canary(self._servers.tag(server)).encode()
+                self._paths[server] = LivePath(self, server, canary, self._settings, self._publish)
+                self._paths[server].open(self._servers.address)
+        for name in list(self._listeners):
+            before = self._at.pop(name, None)
+            now = self._place(name)
+            if now is before:
+                continue
+            if before is not None:
+                before.drop(name)
+            if now is not None:
+                now.move_here(name)
+
+    def _place(self, name: bytes) -> LivePath | None:
+        """Note where a channel is listened to from now on."""
+        server = self._servers.of(name)
+        path = None if server is None else self._paths.get(server)
+        if path is not None:
+            self._at[name] = path
+        return path

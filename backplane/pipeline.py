@@ -17,6 +17,18 @@ from redis.exceptions import ResponseError
 Command = tuple[str | int | float | bytes, ...]
 
 
+class SplittingClient(Redis):
+    """A client of many servers, which knows where each command goes."""
+
+    async def pipelined(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the raw answers in the order of the commands; an error stands in its place.
+
+        Raises:
+            redis.RedisError, OSError: when no command was answered at all.
+        """
+        raise NotImplementedError
+
+
 async def pipelined(redis: Redis, commands: Sequence[Command], *, raises: bool = True) -> list[Any]:
     """Return the raw answers in the order of the commands.
 
@@ -30,6 +42,17 @@ async def pipelined(redis: Redis, commands: Sequence[Command], *, raises: bool =
     Raises:
         redis.RedisError, OSError: when the connection failed, or a command was refused.
     """
+    if isinstance(redis, SplittingClient):
+        answers = await redis.pipelined(commands)
+    else:
+        answers = await _exchanged(redis, commands)
+    for answer in answers if raises else ():
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
+
+
+async def _exchanged(redis: Redis, commands: Sequence[Command]) -> list[Any]:
     packed = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]  # stubs
     pool = redis.connection_pool
     connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # the library has none here
@@ -40,9 +63,6 @@ async def pipelined(redis: Redis, commands: Sequence[Command], *, raises: bool =
         )
     finally:
         await pool.release(connection)
-    for answer in answers if raises else ():
-        if isinstance(answer, Exception):
-            raise answer
     return answers
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from backplane.connection import open_redis, redis_errors
+from backplane.connection import RETRIES, open_servers, redis_errors
 from backplane.errors import ThreadlineError, Unavailable
 from backplane.keys import Keys
 from backplane.live import LiveChannels
@@ -146,10 +146,13 @@ class OwnChannels:
     """
 
     def __init__(self, url: str, prefix: str, name: str) -> None:
-        settings = Settings(redis_url=url)
-        self._redis = open_redis(settings)
+        settings, keys = Settings(redis_url=url), Keys(prefix, 1)
+        self._servers = open_servers(url)
+        self._redis = self._servers.client(RETRIES)
         self.publisher = Publisher(self._redis)
-        self.live = LiveChannels(settings, Keys(prefix, 1).canary(name), self.publisher.publish_one)
+        self.live = LiveChannels(
+            settings, self._servers, lambda tag: keys.canary(name, tag), self.publisher.publish_one
+        )
 
     async def listen(self) -> None:
         """Make the live connection; return when it is heard.
@@ -164,3 +167,4 @@ class OwnChannels:
         await self.live.__aexit__(None, None, None)
         await self.publisher.close()
         await self._redis.aclose()
+        await self._servers.aclose()

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
 
     # --- Redis -----------------------------------------------------------------------------------------
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """Where Redis or Valkey is: `redis://`, `rediss://` or `unix://`."""
+    """Where Redis or Valkey is: one server, Sentinel or Cluster (docs/redis.md)."""
     key_prefix: str = Field(default="threadline", pattern=r"^[A-Za-z0-9_.-]+$")
     """Keeps two deployments on one Redis apart."""
     partitions: int = Field(default=64, ge=1, le=16384)

@@ -107,7 +107,8 @@ class Bystander:
 
 async def _hear_everything(backplane: Backplane) -> None:
     told = backplane.settings
-    live = LiveChannels(told, backplane.keys.canary(f"{told.node_id}-all"), _publish(backplane))
+    canary = backplane.keys.canary(f"{told.node_id}-all")
+    live = LiveChannels(told, backplane.servers, lambda _: canary, _publish(backplane))
     await live.__aenter__()
     keys = Keys(told.key_prefix, told.partitions)
     for number in range(THREADS):

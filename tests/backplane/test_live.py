@@ -86,7 +86,8 @@ async def test_a_process_that_does_not_hear_its_canary_is_deaf_and_connects_agai
     """The path is cut where no error shows: the subscription of the canary is taken away."""
     async with open_backplane(canary_interval=0.05) as backplane:
         await wait_until(lambda: not backplane.live.deaf, "hears at first")
-        connection = backplane.live._connection
+        (path,) = backplane.live._paths.values()
+        connection = path._connection
         connection.send("SUNSUBSCRIBE", backplane.keys.canary(backplane.settings.node_id))
         await wait_until(lambda: backplane.live.reconnects > 0, "drops the connection")
         await wait_until(lambda: not backplane.live.deaf, "hears again")

@@ -209,7 +209,8 @@ async def test_a_node_says_whether_it_is_ready_and_why_not(gateway_settings: Mak
             return bool((await http.get("/readyz")).json() == {"ready": True, "reasons": []})
 
         await wait_until(ready, "ready")
-        node.backplane.live.deaf = True
+        (path,) = node.backplane.live._paths.values()
+        path.deaf = True
         answer = await http.get("/readyz")
         assert answer.status_code == 503
         assert "deaf" in answer.json()["reasons"][0]

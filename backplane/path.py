@@ -1,0 +1,318 @@
+"""One live path: a supervised connection to one primary, and the canary that shows whether it works."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Protocol, cast
+
+import hiredis
+import structlog
+
+from backplane.addresses import Address, Server
+from backplane.errors import ThreadlineError
+from backplane.settings import Settings
+
+_log = structlog.get_logger("backplane.live")
+
+# Short, because a silent node is worth more than a busy one is dear: silence stays below the poll interval.
+_BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.5
+_CONNECT_TIMEOUT = 1.0
+_CONFIRM_TIMEOUT = 5.0
+# Commands for so many channels are written at once after a reconnect, so that 100,000 of them do not stall the loop.
+_RESUBSCRIBE_BATCH = 500
+
+
+class Owner(Protocol):
+    """Whom a path tells what happens."""
+
+    def heard(self, name: bytes, message: bytes) -> None:
+        """Take one message of a channel."""
+
+    def missed(self, names: list[bytes]) -> None:
+        """Messages of these channels may have been missed."""
+
+    def hears(self) -> None:
+        """The canary was heard."""
+
+    def lost(self) -> None:
+        """A connection has ended."""
+
+
+class _Connection(asyncio.Protocol):
+    """One connection in subscribed mode. It parses replies and hands them on."""
+
+    def __init__(self, on_reply: Callable[[object], None]) -> None:
+        self._reader = hiredis.Reader()
+        self._on_reply = on_reply
+        self._transport: asyncio.Transport | None = None
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class, only by behaviour
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while True:
+            try:
+                reply = self._reader.gets()
+            except hiredis.ProtocolError:
+                self.abort()
+                return
+            if reply is False:
+                return
+            self._on_reply(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def send(self, *command: bytes | str) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class LivePath:
+    """The channels of one primary.
+
+    Args:
+        owner: whom messages, losses and new connections are told.
+        server: the primary.
+        canary: the channel of this process alone at this primary.
+        settings: how often the canary sings.
+        publish: publishes over the command connection.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        server: Server,
+        canary: bytes,
+        settings: Settings,
+        publish: Callable[[str, bytes], Awaitable[None]],
+    ) -> None:
+        self.canary = canary
+        self.deaf = True
+        """True while this process cannot be sure to hear what is published at this primary."""
+        self._owner = owner
+        self._server = server
+        self._settings = settings
+        self._publish = publish
+        self._channels: dict[bytes, None] = {}
+        # commands sent and not yet confirmed, per channel: only the last confirmation counts
+        self._pending: Counter[bytes] = Counter()
+        self._leaving: Counter[bytes] = Counter()
+        self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._connection: _Connection | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._connected = asyncio.Event()
+        self._canary_heard = asyncio.Event()
+        self._sung = self._canary_number = 0
+
+    def open(self, address: Address) -> None:
+        """Connect, and keep connected, until `close`."""
+        self._tasks = [
+            asyncio.create_task(self._supervise(address), name=f"live-supervise-{self._server}"),
+            asyncio.create_task(self._sing(), name=f"live-canary-{self._server}"),
+        ]
+
+    async def close(self) -> None:
+        """Stop; whoever waits for a confirmation is let go, to look where the channel is now."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.abort()
+            await self._connection.closed
+        for name in list(self._waiters):
+            self._release(name)
+
+    async def add(self, name: bytes) -> None:
+        """Listen to a channel; return when that is confirmed, or when this path is closed or left."""
+        # while there is no connection, the supervisor subscribes when it has made one
+        await self._subscribe(name)
+
+    def move_here(self, name: bytes) -> None:
+        """Listen to a channel that was heard elsewhere until now; what came in between is missed."""
+        if self._connection is None:
+            self._channels[name] = None  # the supervisor tells of everything that it subscribes
+            return
+        self._subscribe(name).add_done_callback(lambda _: self._owner.missed([name]))
+
+    def drop(self, name: bytes) -> None:
+        """Listen to a channel no more."""
+        if name in self._channels:
+            del self._channels[name]
+            if self._connection is not None:
+                self._leaving[name] += 1
+                self._connection.send("SUNSUBSCRIBE", name)
+        self._release(name)
+
+    def reconnect(self) -> None:
+        """Drop the connection and make another."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    def _subscribe(self, name: bytes) -> asyncio.Future[None]:
+        self._channels[name] = None
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(name, []).append(waiter)
+        if self._connection is not None:
+            self._send_subscribe(name)
+        return waiter
+
+    def _send_subscribe(self, name: bytes) -> None:
+        assert self._connection is not None
+        self._pending[name] += 1
+        self._connection.send("SSUBSCRIBE", name)
+
+    # --- what comes ------------------------------------------------------------------------------------
+
+    def _on_reply(self, reply: object) -> None:
+        if not isinstance(reply, list) or len(reply) < 3:
+            if isinstance(reply, hiredis.ReplyError):
+                self._refused(str(reply))
+            return
+        kind, name, data = reply[0], reply[1], reply[2]
+        if kind == b"smessage":
+            if name == self.canary:
+                self._canary_number = int(data)
+                self._canary_heard.set()
+            else:
+                self._owner.heard(name, data)
+        elif kind == b"ssubscribe":
+            self._confirmed(name)
+        elif kind == b"sunsubscribe":
+            self._left(name)
+
+    def _refused(self, error: str) -> None:
+        if error.startswith("MOVED"):
+            self._owner.lost()
+            self.reconnect()
+        else:
+            _log.error("Redis refused a command of the live path", error=error)
+
+    def _left(self, name: bytes) -> None:
+        if self._leaving[name] > 0:
+            self._leaving[name] -= 1
+            return
+        del self._leaving[name]
+        if name in self._channels or name == self.canary:
+            # nobody asked for it: the slot of the channel has another primary now
+            self._owner.lost()
+            self.reconnect()
+
+    def _confirmed(self, name: bytes) -> None:
+        self._pending[name] -= 1
+        if self._pending[name] > 0:
+            return
+        del self._pending[name]
+        if name == self.canary:
+            self._connected.set()
+        self._release(name)
+
+    def _release(self, name: bytes) -> None:
+        for waiter in self._waiters.pop(name, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # --- the connection --------------------------------------------------------------------------------
+
+    async def _supervise(self, address: Address) -> None:
+        """Keep one connection open; after each reconnect, subscribe again and tell every listener."""
+        pause = _BACKOFF_FIRST
+        while True:
+            connection = None
+            try:
+                connection = await self._connect(address)
+                await self._resubscribe(connection)
+                pause = _BACKOFF_FIRST
+                await connection.closed
+                _log.warning("the live connection was lost; connecting again", server=str(self._server))
+            except (OSError, TimeoutError) as error:
+                _log.warning("no live connection; trying again", server=str(self._server), error=repr(error))
+            finally:
+                self.deaf = True
+                self._connected.clear()
+                self._connection = None
+                if connection is not None:
+                    connection.abort()
+            self._owner.lost()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _BACKOFF_MOST)
+
+    async def _connect(self, address: Address) -> _Connection:
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> _Connection:
+            return _Connection(self._on_reply)
+
+        server = self._server
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            if server.path:
+                _, connection = await loop.create_unix_connection(protocol, server.path)
+            else:
+                tls = address.tls_context
+                _, connection = await loop.create_connection(protocol, server.host, server.port, ssl=tls)
+        if address.password:
+            connection.send("AUTH", *((address.username,) if address.username else ()), address.password)
+        return connection
+
+    async def _resubscribe(self, connection: _Connection) -> None:
+        self._pending.clear()
+        self._leaving.clear()
+        self._connection = connection
+        self._send_subscribe(self.canary)
+        names = list(self._channels)
+        waiters = []
+        for start in range(0, len(names), _RESUBSCRIBE_BATCH):
+            batch = [name for name in names[start : start + _RESUBSCRIBE_BATCH] if name in self._channels]
+            waiters += [self._subscribe(name) for name in batch]
+            await asyncio.sleep(0)
+        if waiters:
+            # a connection that closes meanwhile is noticed by whoever called
+            confirmed = asyncio.gather(*waiters)
+            connection.closed.add_done_callback(lambda _: confirmed.cancel())
+            with suppress(asyncio.CancelledError):
+                async with asyncio.timeout(_CONFIRM_TIMEOUT):
+                    await confirmed
+        self._owner.missed(names)
+
+    # --- the canary ------------------------------------------------------------------------------------
+
+    async def _sing(self) -> None:
+        """Publish a number to ourselves; not hearing it in time means that we are deaf."""
+        channel = self.canary.decode()
+        while True:
+            await self._connected.wait()
+            self._sung += 1
+            try:
+                # a hung Redis keeps the publish waiting, a half-open connection the canary: both mean deaf
+                async with asyncio.timeout(self._settings.canary_interval):
+                    await self._publish(channel, b"%d" % self._sung)
+                    await self._hear(self._sung)
+                self.deaf = False
+                self._owner.hears()
+            except TimeoutError:
+                if not self.deaf:
+                    _log.warning(
+                        "this process does not hear its own canary; it is deaf until it does",
+                        server=str(self._server),
+                    )
+                self.deaf = True
+                self.reconnect()
+            except ThreadlineError as error:
+                self.deaf = True
+                _log.warning("the canary could not sing", server=str(self._server), error=error.message)
+            await asyncio.sleep(self._settings.canary_interval)
+
+    async def _hear(self, number: int) -> None:
+        while self._canary_number < number:
+            self._canary_heard.clear()
+            await self._canary_heard.wait()

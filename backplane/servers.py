@@ -1,0 +1,121 @@
+"""Servers: which primary holds what, now. Here: one server. Sentinel is in sentinel.py, Cluster in cluster.py.
+
+Everything that speaks to Redis asks here, commands and live channels alike, so that both are at the same server. Who
+has noticed a failover (a lost connection, an answer that points elsewhere) asks to `locate` the primaries again, and
+everybody who was told by `on_change` moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from backplane.addresses import Address, Server
+
+_log = structlog.get_logger("backplane.servers")
+
+BACKOFF_BASE, BACKOFF_CAP = 0.02, 0.3
+CONNECT_TIMEOUT = 2.0
+ASK_TIMEOUT = 1.0
+"""Seconds that a Sentinel or a node may take to say who the primaries are; others are asked at the same time."""
+
+
+class Servers:
+    """One server, which is always the primary."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.primaries: tuple[Server, ...] = ()
+        """Those that hold data now; empty until they were located."""
+        self._told: list[Callable[[], None]] = []
+        self._locating: asyncio.Task[None] | None = None
+
+    def client(self, retries: int) -> Redis:
+        """Return a client for one purpose; its owner closes it. `retries` is for a lost connection."""
+        server = self.address.servers[0]
+        where: dict[str, Any] = {"host": server.host, "port": server.port}
+        if server.path:
+            where = {"unix_socket_path": server.path}
+        return plain_client(self.address, retries, **where)
+
+    def of(self, name: bytes) -> Server | None:
+        """Return the primary that holds a key, or on which a channel is published; None while none is known."""
+        return self.primaries[0] if self.primaries else None
+
+    def tag(self, server: Server) -> str:
+        """Return a hash tag whose slot is at this server, and empty where everything is at one."""
+        return ""
+
+    def on_change(self, told: Callable[[], None]) -> None:
+        """Have this called whenever the primaries are others."""
+        self._told.append(told)
+
+    async def locate(self) -> None:
+        """Find out who the primaries are; those who ask at the same time share one answer.
+
+        Raises:
+            redis.RedisError, OSError: when nobody could tell.
+        """
+        if self._locating is None or self._locating.done():
+            self._locating = asyncio.create_task(self._locate(), name="locate-primaries")
+            self._locating.add_done_callback(_heard)
+        await asyncio.shield(self._locating)
+
+    async def _locate(self) -> None:
+        self.take(self.address.servers)
+
+    def take(self, primaries: tuple[Server, ...], *, moved: bool = False) -> None:
+        """Note who the primaries are, and tell everybody if that is news (`moved`: if only slots are)."""
+        if primaries == self.primaries and not moved:
+            return
+        if self.primaries:
+            _log.warning("the primaries have changed", now=[str(server) for server in primaries])
+        self.primaries = primaries
+        for told in self._told:
+            told()
+
+    async def aclose(self) -> None:
+        """Stop asking."""
+        if self._locating is not None:
+            self._locating.cancel()
+            await asyncio.gather(self._locating, return_exceptions=True)
+
+
+def plain_client(address: Address, retries: int, **where: Any) -> Redis:
+    """Return a client for one server. Its calls have no time-out of their own: `connection.answered` gives them one.
+
+    With a `socket_timeout`, redis-py sends through `asyncio.wait_for`, and under Python 3.11 a cancellation that
+    comes at that moment is lost (python/cpython#86296): a process that stops would wait for ever.
+    """
+    return Redis(db=address.db, **client_options(address.login, backing_off(retries)), **where)
+
+
+def backing_off(retries: int) -> Retry:
+    """Return how often a lost connection is made again, and how soon."""
+    return Retry(ExponentialBackoff(cap=BACKOFF_CAP, base=BACKOFF_BASE), retries)
+
+
+def client_options(login: dict[str, Any], retry: Retry) -> dict[str, Any]:
+    """Return what redis-py is told for each connection of ours."""
+    return login | {
+        "protocol": 2,
+        "decode_responses": False,
+        "socket_timeout": None,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_keepalive": True,
+        "retry": retry,
+        "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+    }
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever waits is told; nobody may wait any more
