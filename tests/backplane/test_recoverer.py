@@ -45,7 +45,7 @@ async def test_one_that_was_stopped_and_goes_on_does_not_take_the_lease_back(ope
 
 
 async def test_a_lapsed_lease_is_found_and_the_turn_claimed_elsewhere(open_backplane: Any) -> None:
-    async with open_backplane(lease=0.05, recover_interval=0.01) as backplane:
+    async with open_backplane(lease=0.5, recover_interval=0.01) as backplane:
         started = await backplane.turns.start(REF, Start("q", "ann", "sid"))
         member = await backplane.doorbell.wait()
         assert await backplane.turns.claim(member, "dies") is not None
