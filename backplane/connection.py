@@ -20,7 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 from backplane.addresses import parse
 from backplane.admission import Admission
 from backplane.approvals import Approvals
-from backplane.cluster import ClusterServers
+from backplane.cluster import ClusterClient, ClusterServers
 from backplane.doorbell import Doorbell
 from backplane.errors import Internal, Misconfigured, Unavailable
 from backplane.ids import ThreadRef
@@ -32,6 +32,7 @@ from backplane.pipeline import pipelined
 from backplane.presence import Presence
 from backplane.readings import Readings
 from backplane.scripts import Call, load_all, run, run_many
+from backplane.self_test import check_memory, check_path, refuse_other_database
 from backplane.sentinel import WatchedServers
 from backplane.servers import Servers
 from backplane.sessions import Sessions
@@ -75,7 +76,7 @@ def redis_errors() -> Iterator[None]:
     try:
         yield
     except ResponseError as error:
-        word = str(error).split(" ", 1)[0]
+        word = _code(error)
         if word in {
             "OOM",
             "READONLY",
@@ -90,6 +91,11 @@ def redis_errors() -> Iterator[None]:
         raise Internal("Redis refused a command; the log of this process has the cause") from error
     except (RedisError, OSError) as error:
         raise Unavailable("Redis did not answer; send the same call again in a moment") from error
+
+
+def _code(error: ResponseError) -> str:
+    """Return the first word of what the server said: redis-py cuts it off from the errors that it has a class for."""
+    return str(getattr(error, "status_code", None) or str(error).split(" ", 1)[0])
 
 
 @asynccontextmanager
@@ -133,7 +139,8 @@ class Backplane:
 
         Raises:
             Unavailable: when Redis cannot be reached.
-            Misconfigured: when the number of partitions or the format differs from what is recorded.
+            Misconfigured: when the number of partitions or the format differs from what is recorded, when the server
+                drops keys to make room, or when it is another database than that of the deployment.
         """
         async with AsyncExitStack() as stack:
             servers = open_servers(settings.redis_url)
@@ -144,11 +151,19 @@ class Backplane:
             blocking = servers.client(0)
             stack.push_async_callback(blocking.aclose)
             backplane = cls(settings, servers, redis, blocking)
+            await check_memory(backplane)
             await backplane.check_meta()
             async with answered(settings.redis_timeout):
                 await load_all(redis)
             await stack.enter_async_context(backplane.live)
+            await check_path(backplane)
             yield backplane
+
+    def primaries(self) -> list[Redis]:
+        """Return a client for each primary; the one client where there is one."""
+        if isinstance(self.redis, ClusterClient):
+            return [self.redis.at(server) for server in self.servers.primaries]
+        return [self.redis]
 
     def call(self, name: str, ref: ThreadRef, *args: str | int, extra_keys: Sequence[str] = ()) -> Call:
         """Return the call of a thread's script: its own arguments behind the slots that all of them share."""
@@ -217,7 +232,8 @@ class Backplane:
         wanted = {"partitions": str(self.settings.partitions), "format": FORMAT}
         async with self.answering():
             for name, value in wanted.items():
-                await self.redis.hsetnx(self.keys.meta, name, value)
+                if await self.redis.hsetnx(self.keys.meta, name, value):
+                    await refuse_other_database(self)
                 answer: Any = await self.redis.hget(self.keys.meta, name)
                 if not isinstance(answer, bytes):
                     raise Misconfigured(

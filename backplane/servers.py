@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -45,6 +46,10 @@ class Servers:
         if server.path:
             where = {"unix_socket_path": server.path}
         return plain_client(self.address, retries, **where)
+
+    def client_of(self, db: int) -> Redis:
+        """Return a client for another database of the same server."""
+        return Servers(replace(self.address, db=db)).client(0)
 
     def of(self, name: bytes) -> Server | None:
         """Return the primary that holds a key, or on which a channel is published; None while none is known."""

@@ -28,11 +28,12 @@ from hypothesis.stateful import (
 )
 
 from backplane.approvals import Question
-from backplane.connection import Backplane, open_redis
+from backplane.connection import RETRIES, Backplane, open_servers
 from backplane.errors import NotFound, QueueFull, TurnRunning
 from backplane.events import body
 from backplane.ids import new_id, thread_ref
 from backplane.scripts import Call
+from backplane.servers import Servers
 from backplane.settings import Policy, Settings
 from backplane.turns import Batch, Claim, Ending, QueueMode, Start, Started
 from tests.fleet.invariants import TERMINAL, Acknowledged, Entry, violations
@@ -148,15 +149,16 @@ class ThreadMachine(RuleBasedStateMachine):
             max_parallel=2,
             max_attempts=3,
         )
-        redis = self.do(self._opened())
-        self.backplane = Repeating(self.settings, redis, redis)
+        servers = open_servers(self.settings.redis_url)
+        redis = self.do(self._opened(servers))
+        self.backplane = Repeating(self.settings, servers, redis, redis)
         self.model = Model()
         self.claims: list[Claim] = []
         self.batches: dict[int, int] = defaultdict(int)
         self.starts: list[tuple[Start, Started]] = []
 
-    async def _opened(self) -> Any:
-        return open_redis(self.settings)
+    async def _opened(self, servers: Servers) -> Any:
+        return servers.client(RETRIES)
 
     def do(self, work: Coroutine[Any, Any, _Value]) -> _Value:
         """Wait for the answer of the store."""

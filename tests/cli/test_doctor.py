@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from backplane.checks import Finding, check_redis, eviction, persistence, version
+from backplane.checks import (
+    Finding,
+    check_redis,
+    clock,
+    eviction,
+    persistence,
+    replicas,
+    rights,
+    timeouts,
+    version,
+)
 from backplane.connection import Backplane
 from backplane.settings import Settings
 from cli.doctor import check_gateway, check_settings, examine, report, with_local_store
@@ -68,6 +78,36 @@ def test_persistence_and_eviction_are_judged_with_advice() -> None:
     assert "disk" in persistence({"aof_enabled": 1, "aof_last_write_status": "err"}).advice
     assert eviction({"maxmemory_policy": "noeviction"}).ok
     assert "noeviction" in eviction({"maxmemory_policy": "allkeys-lru"}).advice
+
+
+def test_replicas_matter_where_somebody_could_take_over() -> None:
+    assert replicas({}, {}, watched=False).ok
+    assert "give it a replica" in replicas({"connected_slaves": 0}, {}, watched=True).advice
+    assert (
+        "min-replicas-to-write 1"
+        in replicas({"connected_slaves": 1}, {"min-replicas-to-write": "0"}, watched=True).advice
+    )
+    assert replicas({"connected_slaves": 1}, {"min-replicas-to-write": "1"}, watched=True).ok
+
+
+def test_a_server_that_closes_quiet_connections_is_found() -> None:
+    assert "timeout 0" in timeouts({"timeout": "60", "tcp-keepalive": "300"}).advice
+    assert "tcp-keepalive" in timeouts({"timeout": "0", "tcp-keepalive": "0"}).advice
+    assert timeouts({"timeout": "0", "tcp-keepalive": "300"}).ok
+    assert "cannot be seen" in timeouts({}).text
+
+
+def test_clocks_must_agree_with_each_other_and_about_with_ours() -> None:
+    assert clock([0.1, -0.1]).ok
+    assert "NTP on the machines of all Redis" in clock([0.0, 0.9]).advice
+    assert "300 s ahead of" in clock([300.0]).text
+    assert "300 s behind" in clock([-300.0]).text
+
+
+def test_the_user_who_may_do_everything_is_for_this_machine_only() -> None:
+    assert rights("default", here=True).ok
+    assert "users.acl" in rights("default", here=False).advice
+    assert rights("threadline", here=False).ok
 
 
 async def test_a_gateway_that_is_not_there_or_not_ready_is_said_so() -> None:

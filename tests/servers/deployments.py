@@ -41,13 +41,17 @@ NODE_TIMEOUT = 1000
 class Node:
     """One server process."""
 
-    def __init__(self, folder: Path, *options: str, sentinel: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *options: str, sentinel: bool = False, users: str = "", looker: str = "default"
+    ) -> None:
         self.folder = folder
         self.port = free_port()
-        self.redis = Redis(host=HOST, port=self.port, password=None if sentinel else PASSWORD, protocol=2)
+        login: dict[str, Any] = {} if sentinel else {"username": looker, "password": PASSWORD}
+        self.redis = Redis(host=HOST, port=self.port, protocol=2, **login)
         """For looking, and for setting things up."""
         self._options = options
         self._sentinel = sentinel
+        self._users = users or "\n".join(_USERS) + "\n"
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -55,7 +59,7 @@ class Node:
         program = find_bundled() or find_on_path()
         assert program is not None, "these tests need a valkey-server"
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "users.acl").write_text("\n".join(_USERS) + "\n")
+        (self.folder / "users.acl").write_text(self._users)
         own = ("sentinel.conf", "--sentinel") if self._sentinel else (*_QUICK, *self._options)
         with (self.folder / "log").open("ab") as output:
             self.process = await start_child(

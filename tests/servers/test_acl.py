@@ -1,0 +1,122 @@
+"""The example ACL: everything that Threadline does passes it, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from backplane.checks import check_redis
+from backplane.connection import Backplane
+from backplane.embedded import HOST
+from backplane.errors import Misconfigured
+from backplane.ids import thread_ref
+from backplane.publisher import Publisher
+from backplane.recoverer import Recoverer
+from backplane.settings import Settings
+from backplane.turns import Start
+from tests.docs.test_redis import Story
+from tests.fleet.conditions import eventually
+from tests.servers.deployments import Node
+from tests.servers.thread import Ear
+from tests.support.working import working
+from worker.agents.demo import agent
+
+pytestmark = pytest.mark.processes
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "valkey" / "users.acl"
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Node]:
+    """Return a server with the example's users, and one more for looking."""
+    users = EXAMPLE.read_text() + "user looker on >secret ~* &* +@all\n"
+    node = Node(tmp_path, users=users, looker="looker")
+    try:
+        await node.start()
+        yield node
+    finally:
+        await node.close()
+
+
+def settings(node: Node, user: str = "threadline:change-me", **given: Any) -> Settings:
+    return Settings(redis_url=f"redis://{user}@{HOST}:{node.port}/0", partitions=4, **given)
+
+
+async def test_every_script_and_every_channel_passes(server: Node) -> None:
+    async def look() -> None:
+        """Look at nothing."""
+
+    async with Backplane.open(settings(server, lease=0.3, cancel_grace=0.1)) as backplane:
+        await Story(backplane).tell(look)
+        for attempt in range(3):  # the budget of users, and asking which of their turns have ended
+            await backplane.admission.admit(thread_ref("budget"), "ann", f"r{attempt}")
+        assert await Recoverer(backplane)._elect() is None
+        await Recoverer(backplane).look()
+        publisher = Publisher(backplane.redis)
+        assert await publisher.publish((f"{backplane.keys.prefix}:room:x",), b"m") == 0
+        await publisher.close()
+
+
+async def test_a_turn_runs_from_its_start_to_its_end(server: Node) -> None:
+    async with Backplane.open(settings(server)) as backplane, working(backplane, agent):
+        ref, ear = thread_ref("t"), Ear()
+        await backplane.turns.start(ref, Start("say 5 words", "ann", "sid"))
+        await backplane.live.subscribe(backplane.keys.thread(ref).live, ear)
+
+        async def done() -> bool:
+            return (await backplane.log.read(ref)).events[-1].name == "chat_done"
+
+        await eventually(done, "the end of the turn")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("FLUSHALL",),
+        ("KEYS", "*"),
+        ("CONFIG", "GET", "*"),
+        ("CONFIG", "SET", "maxmemory", "1"),
+        ("MONITOR",),
+        ("SCRIPT", "FLUSH"),
+        ("GET", "another:key"),
+        ("SPUBLISH", "another:channel", "x"),
+        ("EVAL", "return redis.call('GET', KEYS[1])", "1", "another:key"),
+        ("EVAL", "return redis.call('FLUSHALL')", "0"),
+    ],
+)
+async def test_nothing_else_does(server: Node, command: tuple[str, ...]) -> None:
+    client: Redis = Redis.from_url(settings(server).redis_url, protocol=2)
+    try:
+        with pytest.raises(ResponseError, match=r"permission|ACL failure"):
+            await client.execute_command(*command)  # type: ignore[no-untyped-call]
+    finally:
+        await client.aclose()
+
+
+async def test_the_doctor_s_user_sees_what_the_doctor_asks(server: Node) -> None:
+    found = {finding.name: finding for finding in await check_redis(settings(server, "doctor:change-me-too"))}
+    assert found["rights"].text == "the user is doctor"
+    assert "quiet connections" in found["time-outs"].text
+    assert found["scripts"].ok
+    assert found["pub/sub"].ok
+
+
+async def test_a_user_that_may_not_info_is_refused(server: Node) -> None:
+    """Without it a failover that loses data would go unnoticed."""
+    await server.redis.execute_command("ACL SETUSER", "threadline", "-info")  # type: ignore[no-untyped-call]
+    with pytest.raises(Misconfigured, match="INFO"):
+        async with Backplane.open(settings(server)):
+            pass
+
+
+async def test_the_default_user_is_off(server: Node) -> None:
+    client: Redis = Redis(host=HOST, port=server.port, protocol=2)
+    try:
+        with pytest.raises(RedisError, match=r"(?i)auth"):
+            await client.ping()
+    finally:
+        await client.aclose()
