@@ -83,17 +83,20 @@ async def mass_resume(bench: Bench, name: str) -> Values:
         joining = [Target(HOST, port, thread, epoch, top)] * sockets
         resuming = [Target(HOST, port, thread, epoch, begin)] * sockets
         took: dict[str, list[float]] = {"connect": [], "join": [], "resume": []}
+        used: dict[str, list[float]] = {"connect": [], "join": [], "resume": []}
         most = 0
         for _ in range(3):
-            took["connect"].append((await _open(clients, connecting))[0])
-            took["join"].append((await _open(clients, joining))[0])
-            seconds, frames = await _open(clients, resuming)
-            took["resume"].append(seconds)
-            most = max(most, frames)
+            for kind, targets in (("connect", connecting), ("join", joining), ("resume", resuming)):
+                before = system.gateways[0].cpu
+                seconds, frames = await _open(clients, targets)
+                used[kind].append(system.gateways[0].cpu - before)
+                took[kind].append(seconds)
+                most = max(most, frames)
         tally = await clients.tally()
     return {
         "over": median(took["resume"]) - median(took["connect"]),
         "over_joining": median(took["resume"]) - median(took["join"]),
+        "cpu_over": median(used["resume"]) - median(used["connect"]),
         "connecting": median(took["connect"]),
         "frames": most,
         "entries": top - begin,

@@ -154,6 +154,7 @@ ROWS: tuple[Row, ...] = (
         (
             Measure("over", "1,000 sockets resume 1,000 deltas: time over connecting", "s", Goal("most", 0.5)),
             Measure("over_joining", "the same: time over joining without a gap", "s"),
+            Measure("cpu_over", "the same over connecting, in CPU of the node", "s"),
             Measure("connecting", "connecting alone", "s"),
             _count("frames", "frames of deltas to each, at most", Goal("most", 3)),
             _count("entries", "entries of the log that were missed"),

@@ -462,6 +462,7 @@ async def test_those_who_come_soon_after_each_other_share_one_reading(
     members = [Watcher() for _ in range(5)]
     for member in members:
         assert (await thread.join(member, (thread.claim.epoch, 0))).offset == 5
+        await thread.backplane.ping()  # they come one after the other
     assert asked == 1
     assert all(member.offsets == [1, 2, 3, 4, 5] for member in members)
     assert members[0].events[-1] is members[1].events[-1], "and each event is encoded once for all of them"
