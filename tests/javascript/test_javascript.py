@@ -1,6 +1,7 @@
 """JavaScript clients against real gateways, run by node itself.
 
 clients.test.js: the official ones, versions 4 and 3. original.test.js: what the first web client does, as it does it.
+dialects.test.js: the clients of AG-UI and of the AI SDK.
 """
 
 from __future__ import annotations
@@ -102,4 +103,32 @@ async def test_the_web_client_that_this_began_with_works_as_it_is(tmp_path: Path
             "GATEWAY_TOKEN": mint(SECRET, "ada", 600),
         }
         code, output = await ran("node", "--test", "original.test.js", environment=told)
+    assert _passed(code, output), output
+
+
+@pytest.mark.timeout(240)
+async def test_the_clients_of_the_dialects_take_every_turn(tmp_path: Path) -> None:
+    """Also when their gateway or the worker is killed: the gateway stays dead, the worker is started again."""
+    await _installed()
+    async with Fleet(tmp_path, gateways=3, workers=1, settings={"jwt_secret": SECRET}) as fleet:
+        [worker], pid_file = fleet.workers, tmp_path / "worker.pid"
+
+        async def revive() -> None:
+            while True:
+                pid_file.write_text(str(worker.pid))
+                await worker.process.wait()
+                await worker.start()
+
+        reviving = asyncio.create_task(revive())
+        told = {
+            "GATEWAY_URLS": " ".join(fleet.urls),
+            "GATEWAY_PIDS": " ".join(str(member.pid) for member in fleet.gateways),
+            "WORKER_PID_FILE": str(pid_file),
+            "GATEWAY_TOKEN": mint(SECRET, "ada", 600),
+        }
+        try:
+            code, output = await ran("node", "--test", "dialects.test.js", environment=told)
+        finally:
+            reviving.cancel()
+            await asyncio.gather(reviving, return_exceptions=True)
     assert _passed(code, output), output
