@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from backplane.errors import Internal, InvalidPayload, ThreadlineError, TooLarge
 from backplane.settings import Settings
-from gateway import payloads, strictjson
+from gateway import openapi, payloads, strictjson
 from gateway.auth import Authenticator, Identity, bearer, stream_token
 from gateway.metrics import Metrics
 from gateway.node import Node
@@ -34,6 +34,7 @@ INDEX = """Threadline: a Socket.IO gateway for AI-agent chat.
   read it        GET  /v1/threads/{thread_id}
   all of them    GET  /v1/threads                     PATCH and DELETE one: a title, an end
   AG-UI, AI SDK  POST /v1/agui  /v1/ai/chat           docs/dialects.md
+  described      /openapi.json
   health         /healthz  /readyz  /metrics
 """
 
@@ -57,6 +58,7 @@ class Http:
         thread = "/v1/threads/{thread_id}"
         return [
             Route("/", self._index),
+            Route(openapi.PATH, self._openapi),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
             Route("/metrics", self._serve_metrics),
@@ -80,6 +82,9 @@ class Http:
 
     async def _index(self, request: Request) -> Response:
         return PlainTextResponse(INDEX)
+
+    async def _openapi(self, request: Request) -> Response:
+        return JSONResponse(openapi.description())
 
     async def _healthz(self, request: Request) -> Response:
         return PlainTextResponse("ok\n")
