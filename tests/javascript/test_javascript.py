@@ -65,12 +65,18 @@ def is_installed() -> bool:
 
 
 async def _installed() -> None:
+    """Install what the lock file names, one test at a time: several may run beside each other."""
+    import fcntl  # not on Windows, where these tests are skipped
+
     if not (shutil.which("node") and shutil.which("npm")):
         unable("expected node 18 or newer and npm on the PATH, found none; install them to run these tests")
-    if not is_installed():
+    with (HERE / "package-lock.json").open() as one_at_a_time:
+        await asyncio.to_thread(fcntl.flock, one_at_a_time, fcntl.LOCK_EX)
+        if is_installed():
+            return
         code, output = await ran(*INSTALL)
-        if code != 0:
-            unable(f"expected `{' '.join(INSTALL)}` in tests/javascript to succeed, got exit code {code}:\n{output}")
+    if code != 0:
+        unable(f"expected `{' '.join(INSTALL)}` in tests/javascript to succeed, got exit code {code}:\n{output}")
 
 
 def _passed(code: int, output: str) -> bool:
