@@ -114,6 +114,7 @@ class LivePath:
         self._connected = asyncio.Event()
         self._canary_heard = asyncio.Event()
         self._sung = self._canary_number = 0
+        self._heard = False
 
     def open(self, address: Address) -> None:
         """Connect, and keep connected, until `close`."""
@@ -185,6 +186,7 @@ class LivePath:
                 self._canary_number = int(data)
                 self._canary_heard.set()
             else:
+                self._heard = True
                 self._owner.heard(name, data)
         elif kind == b"ssubscribe":
             self._confirmed(name)
@@ -287,10 +289,18 @@ class LivePath:
     # --- the canary ------------------------------------------------------------------------------------
 
     async def _sing(self) -> None:
-        """Publish a number to ourselves; not hearing it in time means that we are deaf."""
+        """Publish a number to ourselves; not hearing it in time means that we are deaf.
+
+        What others published since the last look shows as much, so where there is traffic the canary keeps still.
+        """
         channel = self.canary.decode()
         while True:
             await self._connected.wait()
+            if self._heard and not self.deaf:
+                self._heard = False
+                await asyncio.sleep(self._settings.canary_interval)
+                continue
+            self._heard = False
             self._sung += 1
             try:
                 # a hung Redis keeps the publish waiting, a half-open connection the canary: both mean deaf

@@ -98,3 +98,19 @@ async def test_without_a_live_path_a_backplane_does_not_open() -> None:
     with pytest.raises(Unavailable):
         async with Backplane.open(settings):
             pass
+
+
+async def test_the_canary_keeps_still_where_there_is_traffic_and_sings_where_there_is_none(open_backplane: Any) -> None:
+    """What others publish shows that the path works; with it a busy node is spared the canary."""
+    async with open_backplane(canary_interval=0.3) as backplane:
+        (path,) = backplane.live._paths.values()
+        await backplane.live.subscribe("c", Ear())
+        await wait_until(lambda: not backplane.live.deaf, "hears")
+        sung = path._sung
+        for _ in range(3):
+            await publish(backplane, "c", b"x")
+            await wait_until(lambda: path._heard, "heard")
+            await wait_until(lambda: not path._heard, "the look at what was heard")
+        assert path._sung == sung
+        await wait_until(lambda: path._sung > sung, "it is quiet: the canary sings")
+        assert not backplane.live.deaf
