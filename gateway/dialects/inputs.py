@@ -33,6 +33,8 @@ class Asked:
     decided: list[Decided] = field(default_factory=list)
     messages: list[Fields] = field(default_factory=list)
     """The messages that the client has."""
+    regenerates: str | None = None
+    """The turn whose answer is wanted anew; empty for the newest one, None when it is a new message."""
 
 
 def from_agui(body: Fields) -> Asked:
@@ -68,7 +70,10 @@ def from_aisdk(body: Fields) -> Asked:
             return Asked(body.get("id"), "", start, decided)
     asked = _last(messages, "user")
     start["message"] = _text(asked, "parts", "messages")
-    if body.get("trigger") != "regenerate-message" and isinstance(asked.get("id"), str) and asked["id"]:
+    if body.get("trigger") == "regenerate-message":
+        answer = body.get("messageId")
+        return Asked(body.get("id"), "", start, regenerates=answer if isinstance(answer, str) else "")
+    if isinstance(asked.get("id"), str) and asked["id"]:
         start["client_message_id"] = asked["id"]
     return Asked(body.get("id"), "", start)
 

@@ -87,6 +87,8 @@ class Dialects:
 
     async def _placed(self, identity: Identity, asked: Asked) -> Place:
         """Start the turn that is asked for, or decide what is answered; return where the turn is found."""
+        if asked.regenerates is not None:
+            return await self._regenerated(identity, asked, asked.regenerates)
         if not asked.decided:
             start = payloads.read(payloads.ChatStart, asked.start, self._settings)
             ack = await self._verbs.start(identity, start, client_id="http", member=None)
@@ -102,6 +104,22 @@ class Dialects:
         if found is None:
             raise NotFound("no such turn; it has ended, and is forgotten: read the thread's history")
         return Place(thread_id, *found)
+
+    async def _regenerated(self, identity: Identity, asked: Asked, request_id: str) -> Place:
+        """Begin a turn in the place of an earlier one, of which the reader has the id."""
+        given = {name: value for name, value in asked.start.items() if name != "queue_mode"}
+        if request_id:
+            place = {"thread_id": asked.thread_id, "limit": payloads.MAX_MESSAGES}
+            history = await self._verbs.history(identity, payloads.read(payloads.ThreadHistory, place, self._settings))
+            asked_by = [message for message in history["messages"] if message["role"] == "user"]
+            # a steer or context that the turn took has an id of its own
+            of_turn = [message for message in asked_by if message["request_id"] == request_id]
+            if not of_turn:
+                raise NotFound("no such answer among the newest messages; read the thread's history")
+            given["message_id"] = of_turn[0]["id"]
+        edit = payloads.read(payloads.ThreadEdit, given, self._settings)
+        ack = await self._verbs.edit(identity, edit, client_id="http", member=None)
+        return Place(ack["thread_id"], ack["epoch"], ack["request_id"], ack["offset"])
 
     async def _running(self, request: Request, identity: Identity) -> Place | None:
         """Return where the running turn is found; None when nothing runs, or there is no such thread."""

@@ -43,7 +43,9 @@ def test_options_of_a_start_are_taken_and_others_are_not() -> None:
 
 def test_a_message_that_is_regenerated_is_a_turn_of_its_own() -> None:
     body = {"id": "t", "messages": [ui("user", {"type": "text", "text": "x"})], "trigger": "regenerate-message"}
-    assert "client_message_id" not in from_aisdk(body).start
+    asked = from_aisdk(body)
+    assert (asked.regenerates, "client_message_id" in asked.start) == ("", False)
+    assert from_aisdk({**body, "messageId": "turn"}).regenerates == "turn"
 
 
 @pytest.mark.parametrize(

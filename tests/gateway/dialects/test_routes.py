@@ -203,6 +203,21 @@ async def test_an_approval_of_the_ai_sdk_is_answered_by_the_next_request(gateway
         assert text(rest) == "denied."
 
 
+async def test_an_answer_that_is_wanted_anew_stands_in_the_place_of_the_old_one(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        first = await run(http, "/v1/ai/chat", chat("t", words("2")))
+        again = {"trigger": "regenerate-message", "queue_mode": "reject"}
+        frames = await run(http, "/v1/ai/chat", chat("t", words("3"), messageId=first[0][1]["messageId"], **again))
+        assert text(frames) == "0 1 2 "
+        assert frames[0][1]["messageId"] != first[0][1]["messageId"]
+        assert text(await run(http, "/v1/ai/chat", chat("t", words("1"), **again))) == "0 "
+        history = (await http.get("/v1/threads/t/messages")).json()["messages"]
+        assert [message["content"] for message in history] == ["1", "0 "]
+        unknown = await http.post("/v1/ai/chat", json=chat("t", words("1"), messageId="unknown", **again))
+        assert unknown.status_code == 404
+
+
 async def test_a_turn_that_the_log_lost_is_told_from_a_snapshot(gateway_settings: Make) -> None:
     settings = gateway_settings()
     async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
