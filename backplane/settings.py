@@ -158,14 +158,15 @@ class Settings(BaseSettings):
     operators: _Commas = ()
     """Subjects that may see the whole fleet (`/v1/operations`), separated by commas; without a key, everybody may."""
     plugs: bool = False
-    """Let operators cut sockets and kill nodes and workers of this machine, to see that nothing is lost. Never in
-    production."""
+    """Let operators cut sockets and kill nodes and workers of this machine. Never in production."""
 
     # --- worker ----------------------------------------------------------------------------------------
     agent: str = "worker.agents.demo:agent"
     """The agent, as `module:attribute`."""
     slots: _Positive = 16
     """Turns that one worker runs at once."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Where a worker serves its metrics, on `host`; 0 does not. A gateway has `/metrics` on its own port."""
     max_turns: int = Field(default=0, ge=0)
     """A worker that has taken this many turns takes no more, ends them and stops; 0 for no limit."""
 

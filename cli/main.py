@@ -324,6 +324,21 @@ def token(
 
 
 @app.command()
+def top(
+    url: Urls = None,
+    token: Token = None,
+    once: Annotated[bool, typer.Option("--once", help="Print it once, for a pipe or a look.")] = False,
+) -> None:
+    """Watch the fleet: gateways, workers and their slots, turns, latency. Ctrl-C leaves."""
+    settings = _client_settings(url, token)
+    from rich.console import Console
+
+    from cli.top import top as run
+
+    asyncio.run(run(settings.url, settings.token, Console(), once=once))
+
+
+@app.command()
 def doctor(url: Urls = None, redis_url: RedisUrl = None) -> None:
     """Look at the settings, Redis and the gateways, and say what to change. Exit code 1 when something is wrong."""
     settings = _settings(url=_addresses(url), redis_url=redis_url)

@@ -61,7 +61,6 @@ class Http:
             Route(openapi.PATH, self._openapi),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
-            Route("/metrics", self._serve_metrics),
             Route("/v1/threads", self.answered(self._threads), methods=["GET"]),
             Route(thread, self.answered(self._snapshot), methods=["GET"]),
             Route(thread, self.answered(self._rename), methods=["PATCH"]),
@@ -92,9 +91,6 @@ class Http:
     async def _readyz(self, request: Request) -> Response:
         reasons = await self._node.unready_because()
         return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
-
-    async def _serve_metrics(self, request: Request) -> Response:
-        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     # --- verbs -----------------------------------------------------------------------------------------
 

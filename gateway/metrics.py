@@ -37,6 +37,9 @@ class Metrics:
         self.gaps_filled = self._counter("gaps_filled", "Events that did not come live and were read from the log.")
         self.live_garbage = self._counter("live_garbage", "Messages on a channel that were not ours, and ignored.")
         self.slow_clients = self._counter("slow_clients", "Members cut because they did not read; they resume.")
+        self.waiting = self._gauge("turns_waiting", "Turns of the whole deployment that no worker has taken yet.")
+        self.oldest = self._gauge("oldest_waiting_seconds", "For how long the one waits that waits longest.")
+        self.under_way = self._gauge("turns_under_way", "Turns of the whole deployment that wait, run or ask a person.")
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"threadline_{name}", text, registry=self.registry)

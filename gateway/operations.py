@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
@@ -20,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 
 from backplane import overview
 from backplane.connection import Backplane
-from backplane.errors import NotFound
+from backplane.errors import NotFound, ThreadlineError
 from backplane.overview import Mark
 from backplane.settings import Settings
 from gateway.auth import Identity, is_open
@@ -67,10 +68,19 @@ class Operations:
             self._may(await who(request))
             return JSONResponse(await self._pull(request.path_params["what"], request.path_params.get("name", "")))
 
-        routes: list[BaseRoute] = [Route("/v1/operations", answer(operations), methods=["GET"])]
+        routes: list[BaseRoute] = [
+            Route("/metrics", self._serve_metrics),
+            Route("/v1/operations", answer(operations), methods=["GET"]),
+        ]
         if self._settings.plugs:
             routes.append(Route("/v1/plugs/{what}/{name}", answer(plug), methods=["POST"]))
         return routes
+
+    async def _serve_metrics(self, request: Request) -> Response:
+        # what concerns the whole deployment is looked at when somebody asks, and by this node for all that ask it
+        with suppress(ThreadlineError):
+            await self._look()
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def facts(self) -> dict[str, Any]:
         """Return what this node says of itself; rates are since the last time."""
@@ -106,6 +116,10 @@ class Operations:
 
     async def _gather(self) -> dict[str, Any]:
         members, seen = await asyncio.gather(self._backplane.members.all(), overview.look(self._backplane))
+        metrics = self._metrics
+        metrics.waiting.set(seen.waiting)
+        metrics.oldest.set(seen.longest[0].seconds if seen.longest else 0)
+        metrics.under_way.set(seen.under_way)
         return {
             "ok": True,
             "now": round(self._backplane.members.clock.now(), 3),

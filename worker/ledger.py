@@ -8,6 +8,7 @@ from typing import Any
 
 from backplane.ids import ThreadRef
 from backplane.turns import Claim
+from worker.metrics import Metrics
 
 KEPT_SECONDS = 30.0
 """How long an ended turn is shown."""
@@ -19,10 +20,12 @@ class Ledger:
 
     Args:
         now: what Redis' clock says, so that the turns of all workers fit on one line of time.
+        metrics: what is counted of them.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], metrics: Metrics) -> None:
         self._now = now
+        self._metrics = metrics
         self._running: dict[tuple[str, int], dict[str, Any]] = {}
         self._ended: deque[dict[str, Any]] = deque(maxlen=KEPT_TURNS)
 
@@ -36,11 +39,20 @@ class Ledger:
             "began": claim.began / 1000,
             "claimed": round(self._now(), 3),
         }
+        self._metrics.running.inc()
+        if claim.fence == 1:
+            self._metrics.wait.observe(max(0.0, self._now() - claim.began / 1000))
+        else:
+            self._metrics.takeovers.inc()
 
     def ended(self, claim: Claim, outcome: str) -> None:
         """Note what became of it: done, failed, cancelled, fenced, handed_back, parked or crashed."""
         turn = self._running.pop((claim.request_id, claim.fence))
-        self._ended.append(turn | {"ended": round(self._now(), 3), "outcome": outcome})
+        now = self._now()
+        self._ended.append(turn | {"ended": round(now, 3), "outcome": outcome})
+        self._metrics.running.dec()
+        self._metrics.ended.labels(outcome).inc()
+        self._metrics.duration.observe(max(0.0, now - turn["claimed"]))
 
     def forget(self, ref: ThreadRef) -> None:
         """Forget the ended turns of a thread that was deleted."""

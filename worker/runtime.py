@@ -24,6 +24,7 @@ from worker.claimer import Claimer
 from worker.heartbeat import Heartbeat
 from worker.ledger import Ledger
 from worker.loading import load_agent
+from worker.metrics import Metrics, serving
 from worker.slot import Slot
 from worker.turn import Agent
 
@@ -41,7 +42,9 @@ class Worker:
         self._running: set[asyncio.Task[None]] = set()
         self._free = asyncio.Semaphore(self._settings.slots)
         self._cache = SessionCache()
-        self.ledger = Ledger(backplane.members.clock.now)
+        self.metrics = Metrics()
+        self.metrics.slots.set(self._settings.slots)
+        self.ledger = Ledger(backplane.members.clock.now, self.metrics)
         self._appender = Appender(backplane)
         self._heartbeat = Heartbeat(backplane, self._slots)
         self._canceller = Canceller(backplane, self._slots, self._heartbeat, self._forget)
@@ -145,8 +148,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     async with opened_when_reachable(settings, stop) as backplane:
         if backplane is None:
             return
-        _log.info("worker ready", node_id=settings.node_id, agent=settings.agent, slots=settings.slots)
         worker = Worker(backplane, agent)
-        await worker.run(stop)
+        with serving(worker.metrics, settings):
+            _log.info("worker ready", node_id=settings.node_id, agent=settings.agent, slots=settings.slots)
+            await worker.run(stop)
         tried, won = worker.claimer.tried, worker.claimer.won
         _log.info("worker stopped", node_id=settings.node_id, claims_tried=tried, claims_won=won)

@@ -7,6 +7,7 @@ from typing import Any
 from backplane.ids import thread_ref
 from backplane.turns import Claim
 from worker.ledger import KEPT_SECONDS, KEPT_TURNS, Ledger
+from worker.metrics import Metrics
 
 
 class Hand:
@@ -22,7 +23,7 @@ def outcomes(ledger: Ledger) -> list[tuple[str, Any]]:
 
 
 def test_a_turn_is_shown_while_it_runs_and_for_a_while_behind_its_end() -> None:
-    ledger = Ledger(lambda: Hand.now)
+    ledger = Ledger(lambda: Hand.now, Metrics())
     ledger.begun(claim("r"))
     (turn,) = ledger.turns()
     assert (turn["began"], turn["claimed"], turn["attempt"]) == (90.0, 100.0, 2)
@@ -34,7 +35,7 @@ def test_a_turn_is_shown_while_it_runs_and_for_a_while_behind_its_end() -> None:
 
 
 def test_it_keeps_the_newest_ended_turns_and_every_running_one() -> None:
-    ledger = Ledger(lambda: Hand.now)
+    ledger = Ledger(lambda: Hand.now, Metrics())
     for number in range(KEPT_TURNS + 1):
         ledger.begun(claim(str(number)))
         ledger.ended(claim(str(number)), "done")
@@ -44,9 +45,25 @@ def test_it_keeps_the_newest_ended_turns_and_every_running_one() -> None:
 
 
 def test_a_thread_that_was_deleted_is_forgotten() -> None:
-    ledger = Ledger(lambda: Hand.now)
+    ledger = Ledger(lambda: Hand.now, Metrics())
     for thread in ("kept", "deleted"):
         ledger.begun(claim(thread, thread))
         ledger.ended(claim(thread, thread), "cancelled")
     ledger.forget(thread_ref("deleted"))
     assert outcomes(ledger) == [("kept", "cancelled")]
+
+
+def test_takeovers_ends_and_waiting_are_counted() -> None:
+    metrics = Metrics()
+    ledger = Ledger(lambda: 100.0, metrics)
+    ledger.begun(claim("taken-over"))
+    ledger.ended(claim("taken-over"), "fenced")
+    text = metrics.text().decode()
+    for line in (
+        "threadline_turn_takeovers_total 1.0",
+        'threadline_turns_ended_total{outcome="fenced"} 1.0',
+        "threadline_turns_running 0.0",
+        "threadline_turn_seconds_count 1.0",
+        "threadline_turn_wait_seconds_count 0.0",
+    ):
+        assert line in text
