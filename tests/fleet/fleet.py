@@ -247,8 +247,7 @@ class Fleet:
             await stack.enter_async_context(self.store)
             self.settings = Settings(redis_url=self.store.url, **self._given)
             self.http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=2))
-            # for looking only; it outlives a restart of the store
-            self.redis = Redis.from_url(self.store.url, protocol=2, retry=Retry(ConstantBackoff(0.05), 100))
+            self.redis = self.looker()
             stack.push_async_callback(self.redis.aclose)
             for member in self.members if self._proxied else ():
                 member.proxy = await stack.enter_async_context(Proxy(self.store.port))
@@ -282,6 +281,10 @@ class Fleet:
                 await member.start()
         for member in self.members:
             await member.ready()
+
+    def looker(self) -> Redis:
+        """Return a client for looking only; it outlives a restart of the store."""
+        return Redis.from_url(self.store.url, protocol=2, retry=Retry(ConstantBackoff(0.05), 100))
 
     # --- the store -------------------------------------------------------------------------------------
 
