@@ -322,12 +322,20 @@ class Room:
                 offset = await self._replay(member, subject, cursor)
                 if offset is not None:
                     return Joined(self._epoch or cursor[0], offset, True, None)
+            stood = self.position
             snapshot = await self._backplane.sessions.snapshot(self.ref, subject=subject, most=messages)
         except ThreadlineError:
             if place is not None and not served:
                 self.remove(member)
                 member.lose("could not be brought up to the present")
             raise
+        if (
+            stood is not None
+            and (snapshot.epoch, stood[0]) == (self._epoch, self._epoch)
+            and snapshot.offset < stood[1]
+        ):
+            # what the room has sent stood in the log before: the log went back, and nobody has appended since
+            self.lose_all("the log no longer holds what was sent")
         self._meet(snapshot.epoch, snapshot.offset, [], snapshot)
         if served:  # it goes on as it was: nothing is sent twice, and nothing left out
             return Joined(snapshot.epoch, snapshot.offset, None, snapshot)

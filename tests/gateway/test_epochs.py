@@ -61,6 +61,22 @@ async def test_members_who_were_sent_what_is_lost_are_told(thread: Thread) -> No
     assert joined.snapshot is not None
 
 
+async def test_who_joins_behind_a_loss_is_not_sent_what_is_lost(thread: Thread) -> None:
+    """The room has not heard of the failover yet: nobody has appended since."""
+    await thread.say("a")
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 3))
+    back = await remembered(thread.backplane, thread.backplane.keys.thread(REF))
+    await thread.say("b")
+    await wait_until(lambda: member.offsets == [4], "what will be lost")
+    await back()
+    late = Watcher()
+    joined = await thread.join(late)
+    assert (joined.offset, len(member.lost)) == (3, 1)
+    await wait_until(lambda: late in thread.room, "the late one to be admitted")
+    assert (late.events, late.lost) == ([], [])
+
+
 async def test_a_cursor_of_an_older_epoch_is_answered_in_the_newer_one(thread: Thread) -> None:
     await thread.say("a")
     await elsewhere(thread.backplane, thread.backplane.keys.thread(REF))
