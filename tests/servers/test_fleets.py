@@ -1,4 +1,4 @@
-"""Whole fleets that lose a primary of their store: rows 16 and 17 of the faults, with real gateways and workers."""
+"""A whole fleet that loses a primary of its store: row 16 of the faults, with real gateways and a real worker."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.failovers import ReplicatedFleet, lost_primary
-from tests.servers.deployments import Cluster, Watched
+from tests.servers.deployments import Watched
 
 pytestmark = pytest.mark.processes
 
 
-@pytest.mark.parametrize("kind", [Watched, Cluster], ids=["sentinel", "cluster"])
-async def test_clients_of_a_fleet_that_lost_a_primary_are_told_what_is_lost_and_get_the_rest(
-    tmp_path: Path, kind: type[Watched] | type[Cluster]
-) -> None:
-    async with ReplicatedFleet(tmp_path / "fleet", kind(tmp_path / "servers"), workers=1) as fleet:
+async def test_clients_of_a_fleet_that_lost_a_primary_are_told_what_is_lost_and_get_the_rest(tmp_path: Path) -> None:
+    async with ReplicatedFleet(tmp_path / "fleet", Watched(tmp_path / "servers"), workers=1) as fleet:
         assert await lost_primary(fleet) == []
