@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     """Calls a second that one socket may make for long; bursts of `calls_burst` pass."""
     calls_burst: _Positive = 60
     """Calls that one socket may make at once."""
+    connects_per_second: float = Field(default=100.0, ge=0)
+    """New connections a second that one address may make at a node; bursts of 5 seconds' worth pass; 0 for no limit."""
+    http_calls_per_second: float = Field(default=100.0, ge=0)
+    """The same for other HTTP requests of one address."""
 
     # --- turns -----------------------------------------------------------------------------------------
     turn_timeout: _Seconds = 1800.0
@@ -126,6 +130,8 @@ class Settings(BaseSettings):
     """The name of this process in logs and leases."""
     cors_origins: _Commas = ()
     """Origins that browsers may connect from, separated by commas; empty means the gateway's own origin."""
+    trusted_proxies: _Commas = ()
+    """Addresses and networks of proxies whose `X-Forwarded-For` is believed, such as `10.0.0.0/8,::1`."""
     aliases: bool = True
     """Send each event but the deltas also under its alias (`chat:done` for `chat_done`)."""
     presence_interval: _Seconds = 10.0

@@ -60,17 +60,19 @@ class Connection:
         server: the engine, whose `sockets` has this session while it lives.
         sid: the session's id.
         binary: whether the client may send bytes.
+        address: where the client is; empty when that is not known.
     """
 
     __slots__ = (
-        "_binary", "_expires", "_heartbeat", "_inbox", "_loop", "_pinged", "_probing", "_upgrade_deadline", "closed",
-        "closing", "connected", "is_cut", "polling", "posting", "queue", "server", "session", "sid", "upgraded",
-        "upgrading",
+        "_binary", "_expires", "_heartbeat", "_inbox", "_loop", "_pinged", "_probing", "_upgrade_deadline", "address",
+        "closed", "closing", "connected", "is_cut", "polling", "posting", "queue", "server", "session", "sid",
+        "upgraded", "upgrading",
     )  # fmt: skip
 
-    def __init__(self, server: Any, sid: str, *, binary: bool = False) -> None:
+    def __init__(self, server: Any, sid: str, *, binary: bool = False, address: str = "") -> None:
         self.server = server
         self.sid = sid
+        self.address = address
         self.queue = Outbox()
         """What waits for the client; its `join` returns when all of it is written, or the session has ended."""
         self.session: dict[str, Any] = {}

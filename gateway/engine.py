@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from backplane.settings import Settings
 from gateway import frames
+from gateway.addresses import ADDRESS
 from gateway.connections import Connection, OverlappingPolls
 from gateway.frames import Breach
 from gateway.websocket import WEBSOCKET, AsgiWebSocket, HttpProtocol, Receive, Scope, Send, WebSocketProtocol
@@ -50,7 +51,13 @@ def server_options(settings: Settings) -> dict[str, Any]:
     No compression: a small compressed frame may hold gigabytes, and each socket would keep a window. No pings of
     WebSocket's own: Engine.IO's heartbeat finds a lost client as soon.
     """
-    return {"http": HttpProtocol, "ws": WebSocketProtocol, "ws_max_size": settings.max_frame_bytes}
+    return {
+        "http": HttpProtocol,
+        "ws": WebSocketProtocol,
+        "ws_max_size": settings.max_frame_bytes,
+        # uvicorn believes every X-Forwarded-For that comes from this machine; gateway/addresses.py knows whom to
+        "proxy_headers": False,
+    }
 
 
 class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library has no types
@@ -130,7 +137,7 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
         is_websocket = scope["type"] == "websocket"
         if is_websocket:
             await receive()
-        connection = Connection(self, self.generate_id(), binary=self._binary)
+        connection = Connection(self, self.generate_id(), binary=self._binary, address=scope.get(ADDRESS, ""))
         self.sockets[connection.sid] = connection
         connection.queue.put_nowait(wire.Packet(wire.OPEN, self._greeting(connection.sid, not is_websocket)))
         # The library's environ is 5 KB that would live as long as the session. What a request says is judged before.

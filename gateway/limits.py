@@ -1,14 +1,17 @@
-"""How often one socket may call: a token bucket, with the clock as an argument."""
+"""How often somebody may call: token buckets, with the clock as an argument."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from backplane.errors import RateLimited
 from backplane.settings import Settings
 
+MOST_BUCKETS = 20_000
+"""Callers whose buckets are kept; the one that called longest ago is forgotten first. About 5 MB."""
 _ROUNDING = 1e-6
 """A part of a call: a client that comes back exactly when it was told to must pass."""
 
@@ -20,14 +23,18 @@ class Bucket:
         rate: calls a second that pass for ever.
         burst: calls that pass at once after a pause.
         clock: seconds that never go back.
+        what: is counted, for the message of a refusal.
     """
 
-    __slots__ = ("_at", "_burst", "_clock", "_left", "_rate")
+    __slots__ = ("_at", "_burst", "_clock", "_left", "_rate", "_what")
 
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic, what: str = "calls on one socket"
+    ) -> None:
         self._rate = rate
         self._burst = max(1.0, burst)
         self._clock = clock
+        self._what = what
         self._left = self._burst
         self._at = clock()
 
@@ -50,7 +57,45 @@ class Bucket:
         if self._left < 1.0 - _ROUNDING:
             wait = max(1, math.ceil((1.0 - self._left) / self._rate * 1000))
             raise RateLimited(
-                f"expected at most {self._rate:g} calls a second on one socket, got more; send again in {wait} ms",
+                f"expected at most {self._rate:g} {self._what} a second, got more; send again in {wait} ms",
                 retry_after_ms=wait,
             )
         self._left -= 1.0
+
+
+class Buckets:
+    """A bucket for each caller, in bounded memory.
+
+    Args:
+        rate, burst, what, clock: of each `Bucket`.
+        most: callers that are kept.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        burst: float,
+        what: str,
+        clock: Callable[[], float] = time.monotonic,
+        most: int = MOST_BUCKETS,
+    ) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._what = what
+        self._clock = clock
+        self._most = most
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def of(self, caller: str) -> Bucket:
+        """Return the bucket of a caller, a full one for somebody new."""
+        bucket = self._buckets.get(caller)
+        if bucket is None:
+            bucket = self._buckets[caller] = Bucket(self._rate, self._burst, self._clock, self._what)
+            if len(self._buckets) > self._most:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(caller)
+        return bucket

@@ -23,6 +23,7 @@ from backplane.settings import Settings
 from gateway import auth
 from gateway.auth import Authenticator
 from gateway.dialects.routes import Dialects
+from gateway.door import Door
 from gateway.engine import server_options
 from gateway.http import Http
 from gateway.manager import RoomChannelManager
@@ -64,7 +65,7 @@ class Gateway:
             *Dialects(settings, verbs, self.node, self.metrics, http).routes(),
             *self._operations.routes(http.who, http.answered),
         ]
-        self.app = OriginGuard(ASGIApp(self._server, Starlette(routes=self.routes)), settings)
+        self.app = Door(OriginGuard(ASGIApp(self._server, Starlette(routes=self.routes)), settings), settings)
         self.metrics.sockets.set_function(lambda: len(self.sockets))
         self.metrics.rooms.set_function(lambda: len(self.rooms))
         self.metrics.deaf.set_function(lambda: float(backplane.live.deaf))

@@ -19,7 +19,7 @@ import http
 import logging
 import urllib.parse
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Protocol
 
 import httptools
@@ -138,7 +138,7 @@ class HttpProtocol(HttpToolsProtocol):
             "raw_path": self.root_path.encode("ascii") + url.path,
             "query_string": url.query or b"",
             "subprotocols": [],
-            "extensions": {},
+            "extensions": {"websocket.http.response": {}},
         }
         websocket = WebSocketProtocol(self.config, self.server_state, self.app_state)
         self.transport.set_protocol(websocket)
@@ -207,17 +207,21 @@ class WebSocketProtocol(asyncio.Protocol):
         return {"type": "websocket.connect"}
 
     async def _send(self, message: Message) -> None:
-        if message["type"] != "websocket.close":
+        if message["type"] == "websocket.http.response.start":  # ASGI's extension: a refusal with a status of its own
+            self._refuse(http.HTTPStatus(message["status"]), message["headers"])
+            return
+        if message["type"] not in {"websocket.close", "websocket.http.response.body"}:
             raise RuntimeError(f"expected an application that takes {WEBSOCKET} from its scope, got {message['type']}")
         if not self._answered:
             self._refuse(http.HTTPStatus.FORBIDDEN)
 
-    def _refuse(self, status: http.HTTPStatus) -> None:
+    def _refuse(self, status: http.HTTPStatus, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._answered = self._closing = True
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ncontent-length: 0\r\n"
         if status is http.HTTPStatus.UPGRADE_REQUIRED:
             head += f"upgrade: websocket\r\nsec-websocket-version: {_VERSION.decode()}\r\n"
-        self._transport.write(head.encode() + b"\r\n")
+        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        self._transport.write(head.encode() + lines + b"\r\n")
         self._transport.close()
 
     def accept(self, session: Session) -> None:

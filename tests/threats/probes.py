@@ -1,7 +1,7 @@
 """One probe for each row of the threats: it plays the attacker, and fails when the server lets happen what must not.
 
 A probe knows nothing of the server but its address, its process and its store, so that it can be pointed at another.
-Row 11, 12 and 15 to 22 are about what Threadline promises beyond the protocol; their tests stand beside the code.
+Rows 11, 12, 15 and 17 to 22 are about what Threadline promises beyond the protocol; their tests stand beside the code.
 """
 
 from __future__ import annotations
@@ -329,6 +329,25 @@ async def _heads(target: Target, source: random.Random, count: int) -> None:
             await writer.wait_closed()
 
 
+# --- 16: a storm of connections ---------------------------------------------------------------------------
+
+
+async def storm(target: Target) -> None:
+    """16. Of 300 connections at once from one address, those beyond a burst are refused, and nobody else notices."""
+    refused = 0
+    async with joined(target.urls[0], additional_headers={"X-Forwarded-For": "203.0.113.8"}) as bystander:
+        for _ in range(300):
+            try:
+                async with opened(
+                    target.urls[0], additional_headers={"X-Forwarded-For": "203.0.113.7"}, close_timeout=0
+                ):
+                    pass
+            except InvalidStatus as refusal:
+                refused += refusal.response.status_code == httpx.codes.TOO_MANY_REQUESTS
+        assert refused > 0, "300 connections of one address were let in"
+        await converse(bystander, "storm-bystander")
+
+
 PROBES: dict[int, Probe] = {
     1: reserved_names,
     2: unknown_names,
@@ -342,5 +361,6 @@ PROBES: dict[int, Probe] = {
     10: stolen_room,
     13: garbage,
     14: wrong_client,
+    16: storm,
     23: noise,
 }

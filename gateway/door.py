@@ -1,0 +1,103 @@
+"""The door of a node: where each request comes from, and how many of them one address may make.
+
+It stands in front of everything else, so that a refused request costs next to nothing: no token is read, no session
+made.
+The buckets are in this process: an address whose requests are spread over many nodes passes at each of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import structlog
+from starlette.responses import JSONResponse
+
+from backplane.errors import RateLimited
+from backplane.settings import Settings
+from gateway.addresses import ADDRESS, Addresses, group, is_own
+from gateway.limits import Buckets
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REFUSALS = "websocket.http.response"
+"""ASGI's extension by which a WebSocket is refused with a status of one's own."""
+BURST = 5
+"""Seconds' worth of calls that pass at once after a pause: a page that opens, an office that comes back from lunch."""
+_QUIET = 10.0
+"""Seconds between two lines of the log about refusals; a flood must not fill it."""
+_FREE = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Who balances the load, and who watches, must always be answered."""
+_SOCKETS = "/socket.io/"
+
+_log = structlog.get_logger("gateway.door")
+
+
+class Door:
+    """An ASGI application that counts requests by address, in front of another application.
+
+    Connections that begin, over WebSocket or by a first poll, have `connects_per_second`, all other requests
+    `http_calls_per_second`; what follows within a session is counted there. This machine's own address is not counted.
+    """
+
+    def __init__(self, app: App, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._addresses = Addresses(settings)
+        self._clock = clock
+        self._connects = _buckets(settings.connects_per_second, "new connections", clock)
+        self._calls = _buckets(settings.http_calls_per_second, "HTTP calls", clock)
+        self._refused = 0
+        self._told = -math.inf
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it with status 429."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        address = scope[ADDRESS] = self._addresses.of(scope)
+        buckets = self._which(scope)
+        if buckets is not None and not is_own(address):
+            try:
+                buckets.of(group(address)).take()
+            except RateLimited as error:
+                self._tell(address)
+                await _refuse(scope, receive, send, error)
+                return
+        await self._app(scope, receive, send)
+
+    def _which(self, scope: Scope) -> Buckets | None:
+        path = scope["path"]
+        if path.startswith(_SOCKETS):
+            is_known = any(part.startswith(b"sid=") for part in scope.get("query_string", b"").split(b"&"))
+            # a session that is named and not there must not be a way around
+            return self._calls if is_known and scope["type"] == "http" else self._connects
+        return None if path in _FREE else self._calls
+
+    def _tell(self, address: str) -> None:
+        self._refused += 1
+        now = self._clock()
+        if now - self._told >= _QUIET:
+            _log.warning("too_many_requests", address=address, refused=self._refused)
+            self._told, self._refused = now, 0
+
+
+def _buckets(rate: float, what: str, clock: Callable[[], float]) -> Buckets | None:
+    return Buckets(rate, rate * BURST, f"{what} from one address", clock) if rate else None
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: RateLimited) -> None:
+    headers = {"retry-after": str(-(-int(error.details["retry_after_ms"]) // 1000))}
+    if scope["type"] == "http":
+        await JSONResponse({"ok": False, "error": error.as_dict()}, error.http_status, headers)(scope, receive, send)
+    elif REFUSALS in scope.get("extensions", {}):
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": f"{REFUSALS}.start", "status": error.http_status, "headers": raw})
+        await send({"type": f"{REFUSALS}.body", "body": b""})
+    else:  # before it is accepted, this is an answer 403
+        await send({"type": "websocket.close", "code": 1008})
