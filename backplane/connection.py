@@ -31,6 +31,7 @@ from backplane.members import Members
 from backplane.pipeline import pipelined
 from backplane.presence import Presence
 from backplane.readings import Readings
+from backplane.revocations import Revocations
 from backplane.scripts import Call, load_all, run, run_many
 from backplane.self_test import check_memory, check_path, refuse_other_database
 from backplane.sentinel import WatchedServers
@@ -131,6 +132,7 @@ class Backplane:
         self.presence = Presence(self)
         self.approvals = Approvals(self)
         self.members = Members(self)
+        self.revocations = Revocations(self)
 
     @classmethod
     @asynccontextmanager

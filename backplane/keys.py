@@ -112,6 +112,11 @@ class Keys:
         self.members = f"{prefix}:members"
         """hash: node id -> when (ms) and what a process last said of itself; `/looked` -> when somebody last asked.
         TTL 30 s."""
+        self.revocations = f"{prefix}:revocations"
+        """stream: k = `s` or `t`, t = tenant, n = the subject whose tokens until now were taken back, or the id of the
+        token that was. TTL 31 days."""
+        self.revoked = f"{prefix}:revoked"
+        """channel: there is something new in `revocations`; every node listens."""
         self.thread = lru_cache(maxsize=8192)(self._thread)
         self.partition = lru_cache(maxsize=None)(self._partition)
 

@@ -161,8 +161,10 @@ class Settings(BaseSettings):
     jwt_tenant_claim: str = "tenant"
     """The claim that names the tenant; threads of two tenants never meet."""
 
+    expiry_grace: _Seconds = 30.0
+    """How long a socket whose token has ended may take to refresh it, and a stream of events goes on."""
     operators: _Commas = ()
-    """Subjects that may see the whole fleet (`/v1/operations`), separated by commas; without a key, everybody may."""
+    """Subjects that may see the whole fleet (`/v1/operations`) and take tokens back; without a key, everybody may."""
     plugs: bool = False
     """Let operators cut sockets and kill nodes and workers of this machine. Never in production."""
 

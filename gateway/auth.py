@@ -61,7 +61,9 @@ class Identity:
     expires_at: int | None
     """Unix seconds; None when it never does (open mode)."""
     token_id: str | None = None
-    """The token's `jti`, for logs."""
+    """The token's `jti`, for logs, and by which it can be taken back."""
+    issued_at: int | None = None
+    """The token's `iat`, Unix seconds."""
 
 
 ANONYMOUS = Identity("anonymous", DEFAULT_TENANT, None)
@@ -191,6 +193,8 @@ class Authenticator:
         check(settings)
         self._settings = settings
         self._keys = _KeySet(settings.jwks_url, clock) if settings.jwks_url is not None else None
+        self.revoked: Callable[[Identity], bool] | None = None
+        """Tells whether a token was taken back; whoever knows sets it."""
         self.open = is_open(settings)
         """True when everyone is `ANONYMOUS`; log `OPEN_NOTICE` then."""
 
@@ -211,8 +215,8 @@ class Authenticator:
 
         Raises:
             Unauthorized: with `reason`: `missing`, `malformed`, `algorithm`, `key`, `signature`, `expired`,
-                `not_yet_valid`, `lifetime`, `audience`, `issuer`, `subject`, `tenant`, or `claims`.
-            Unavailable: when the provider's keys are needed and cannot be had.
+                `not_yet_valid`, `lifetime`, `audience`, `issuer`, `subject`, `tenant`, `claims`, or `revoked`.
+            Unavailable: when the provider's keys are needed and cannot be had, or what was taken back is not known yet.
         """
         if self.open:
             return ANONYMOUS
@@ -221,7 +225,10 @@ class Authenticator:
         if not isinstance(token, str) or len(token) > MAX_TOKEN or not token.isascii():
             raise _refused("malformed", f"expected a token of at most {MAX_TOKEN} ASCII characters, got other")
         key, algorithm = await self._key_of(token)
-        return self._identity(_verified(token, key, algorithm, self._settings))
+        identity = self._identity(_verified(token, key, algorithm, self._settings))
+        if self.revoked is not None and self.revoked(identity):
+            raise _refused("revoked", "expected a valid token, got one that was taken back")
+        return identity
 
     async def refresh(self, current: Identity, token: object) -> Identity:
         """Return the identity of a newer token of the same subject and tenant.
@@ -261,7 +268,10 @@ class Authenticator:
             raise _refused("tenant", "expected a tenant of 1 to 128 letters, digits, or . _ : -")
         token_id = claims.get("jti")
         known = isinstance(token_id, str) and len(token_id) <= MAX_SUBJECT and token_id.isprintable()
-        return Identity(subject, tenant, expires_at, token_id if known else None)
+        issued_at = claims.get("iat")
+        return Identity(
+            subject, tenant, expires_at, token_id if known else None, None if issued_at is None else int(issued_at)
+        )
 
 
 class _KeySet:

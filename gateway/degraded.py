@@ -47,6 +47,11 @@ class Degraded:
         self.since: int | None = None
         """Since when (Unix milliseconds, this node's clock); None while all is well."""
 
+    @property
+    def readers(self) -> list[Reader]:
+        """Those who are told."""
+        return list(self._readers)
+
     def add(self, reader: Reader) -> None:
         """Tell a reader from now on, and at once if Redis is away."""
         self._readers.add(reader)
@@ -85,7 +90,7 @@ class Degraded:
     def _tell(self, active: bool, since: int) -> None:
         _log.warning("Redis is away" if active else "Redis is back", readers=len(self._readers))
         notice = _notice(active, since)
-        for reader in list(self._readers):
+        for reader in self.readers:
             reader.send(notice)
 
 

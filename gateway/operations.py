@@ -13,18 +13,20 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self
 
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from backplane import overview
 from backplane.connection import Backplane
-from backplane.errors import NotFound, ThreadlineError
+from backplane.errors import InvalidPayload, NotFound, ThreadlineError
 from backplane.overview import Mark
 from backplane.settings import Settings
-from gateway.auth import Identity, is_open
+from gateway import payloads
+from gateway.auth import MAX_SUBJECT, Identity, is_open
 from gateway.metrics import Metrics
 
 FRESH = 0.5
@@ -33,7 +35,23 @@ _LAST_WORDS = 0.1
 """Seconds that the answer has to leave before this process ends itself."""
 
 Who = Callable[[Request], Awaitable[Identity]]
+Body = Callable[[Request], Awaitable[dict[str, Any]]]
 Answer = Callable[[Callable[[Request], Awaitable[Response]]], Callable[[Request], Awaitable[Response]]]
+
+
+class Revocation(payloads.Payload):
+    """Takes back the tokens of a subject, or one token."""
+
+    verb: ClassVar[str] = "POST /v1/revocations"
+    subject: Annotated[str | None, Field(max_length=MAX_SUBJECT, description="1 to 256 characters")] = None
+    token_id: Annotated[str | None, Field(max_length=MAX_SUBJECT, description="1 to 256 characters")] = None
+    tenant: Annotated[str | None, Field(max_length=128, description="1 to 128 characters")] = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.subject) is bool(self.token_id):
+            raise InvalidPayload("payload: expected one of subject and token_id, got both or none; send one")
+        return self
 
 
 class Operations:
@@ -57,8 +75,8 @@ class Operations:
         self._looked = float("-inf")
         self._reported = (time.monotonic(), 0.0)
 
-    def routes(self, who: Who, answer: Answer) -> list[BaseRoute]:
-        """Return the routes; `who` authenticates a request, `answer` turns errors into answers."""
+    def routes(self, who: Who, answer: Answer, body: Body) -> list[BaseRoute]:
+        """Return the routes; `who` authenticates a request, `answer` turns errors into answers, `body` reads JSON."""
 
         async def operations(request: Request) -> Response:
             self._may(await who(request))
@@ -68,7 +86,15 @@ class Operations:
             self._may(await who(request))
             return JSONResponse(await self._pull(request.path_params["what"], request.path_params.get("name", "")))
 
+        async def revocations(request: Request) -> Response:
+            self._may(operator := await who(request))
+            asked = payloads.read(Revocation, await body(request), self._settings)
+            tenant = asked.tenant or operator.tenant
+            await self._backplane.revocations.revoke(tenant, subject=asked.subject, token_id=asked.token_id)
+            return JSONResponse({"ok": True, "tenant": tenant})
+
         routes: list[BaseRoute] = [
+            Route("/v1/revocations", answer(revocations), methods=["POST"]),
             Route("/metrics", self._serve_metrics),
             Route("/v1/operations", answer(operations), methods=["GET"]),
         ]

@@ -33,6 +33,7 @@ from gateway.operations import Operations
 from gateway.origins import OriginGuard
 from gateway.packets import GuardedServer
 from gateway.presence import Presence
+from gateway.revoker import Revoker
 from gateway.rooms import Rooms
 from gateway.sockets import Sockets
 from gateway.verbs import Verbs
@@ -59,11 +60,14 @@ class Gateway:
         self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics)
         http = Http(settings, authenticator, verbs, self.node, self.metrics)
         self._operations = Operations(settings, backplane, self.metrics, self.sockets.unplug)
+        self._revoker = Revoker(backplane.revocations, self.sockets, self.node, settings.expiry_grace)
+        self._is_open = authenticator.open
+        authenticator.revoked = self._revoker.revoked
         # sockets come first: a connection that lasts for hours need not pass all of Starlette's layers
         self.routes = [
             *http.routes(),
             *Dialects(settings, verbs, self.node, self.metrics, http).routes(),
-            *self._operations.routes(http.who, http.answered),
+            *self._operations.routes(http.who, http.answered, http.body),
         ]
         self.app = Door(OriginGuard(ASGIApp(self._server, Starlette(routes=self.routes)), settings), settings)
         self.metrics.sockets.set_function(lambda: len(self.sockets))
@@ -75,6 +79,11 @@ class Gateway:
     @asynccontextmanager
     async def roles(self) -> AsyncIterator[list[asyncio.Task[None]]]:
         """Run what a node does beside serving, for the length of this block."""
+        async with self._backplane.revocations, self._running() as tasks:
+            yield tasks
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[list[asyncio.Task[None]]]:
         tasks = [
             asyncio.create_task(self.rooms.poll(), name="poll"),
             asyncio.create_task(self.node.degraded.run(), name="degraded"),
@@ -82,6 +91,8 @@ class Gateway:
             asyncio.create_task(Recoverer(self._backplane).run(), name="recoverer"),
             asyncio.create_task(self._backplane.members.run("gateway", self._operations.facts), name="report"),
         ]
+        if not self._is_open:  # without tokens there is nothing to take back
+            tasks.append(asyncio.create_task(self._revoker.run(), name="revoker"))
         try:
             yield tasks
         finally:

@@ -30,8 +30,6 @@ from gateway.websocket import text_frame
 _log = structlog.get_logger("gateway.sockets")
 _PATIENCE = 20.0
 """Seconds that a socket may read nothing; then it is cut, and resumes when it comes back."""
-_EXPIRY_GRACE = 30.0
-"""Seconds between `auth_expired` and the end of the connection, for the client to refresh its token."""
 _AWAY = 1012
 """WebSocket close code "service restart" (RFC 6455, IANA registry): clients come back by themselves."""
 _NOTICE = 0.1
@@ -148,6 +146,14 @@ class Sockets:
             socket.lose("unplugged")
         return socket is not None
 
+    def end(self, whose: Callable[[Identity], bool]) -> None:
+        """Tell sockets of these people that their token was taken back, and close them."""
+        for socket in list(self._sockets.values()):
+            if not socket.gone and whose(socket.identity):
+                notice = {"message": "the token was taken back; sign in again for a new one"}
+                self._server.tell(socket.eio_sid, "auth_revoked", notice)
+                socket.lose("token revoked")
+
     # --- coming and going ------------------------------------------------------------------------------
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: object) -> None:
@@ -185,9 +191,9 @@ class Sockets:
             socket.expiry = asyncio.get_running_loop().call_later(wait, self._expired, socket)
 
     def _expired(self, socket: Socket) -> None:
-        loop = asyncio.get_running_loop()
-        socket.expiry = loop.call_later(_EXPIRY_GRACE, socket.lose, "token expired")
-        notice = {"message": "the token has expired; send auth:refresh with a new one", "grace_s": _EXPIRY_GRACE}
+        grace = self._settings.expiry_grace
+        socket.expiry = asyncio.get_running_loop().call_later(grace, socket.lose, "token expired")
+        notice = {"message": "the token has expired; send auth:refresh with a new one", "grace_s": grace}
         self._server.tell(socket.eio_sid, "auth_expired", notice)
 
     async def _disconnect(self, sid: str, reason: str) -> None:

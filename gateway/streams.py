@@ -47,7 +47,7 @@ class Stream:
         self._verbs = verbs
         self._metrics = metrics
         self._degraded = degraded
-        self._identity = identity
+        self.identity = identity
         self._asked = asked
         self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
 
@@ -82,7 +82,7 @@ class Stream:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        return await self._verbs.subscribe(self._identity, self._asked, self)
+        return await self._verbs.subscribe(self.identity, self._asked, self)
 
     async def events(self, joined: Ack) -> AsyncIterator[ServerSentEvent]:
         """Yield what the reader gets: a `snapshot` unless it was recovered, then each event in order."""

@@ -353,8 +353,10 @@ async def test_the_messages_of_a_socket_carry_exactly_what_is_documented(product
         for name, fields in client.frames:
             assert_carried(name, expected[name], [fields])
         # the third needs a Redis that goes away: tests/gateway/test_degraded.py, tests/processes/test_store.py
-        assert {name for name, _ in client.frames} == set(expected) - {"degraded"}
+        assert {name for name, _ in client.frames} == set(expected) - {"degraded", "auth_revoked"}
         assert set(expected["degraded"]) == {"active", "since"}
+        # likewise: tests/gateway/test_revoker.py
+        assert set(expected["auth_revoked"]) == {"message"}
         refused = await client.call("auth:refresh", {"token": mint(SECRET, "grace", 60)})
         assert refused["error"]["reason"] == "changed"
 

@@ -45,6 +45,7 @@ WRITERS = {
     "line_turns": ("doorbell.py", "keys.line_turns"),
     "recoverer": ("recoverer.py", "keys.recoverer"),
     "members": ("members.py", "keys.members"),
+    "revocations": ("revocations.py", "keys.revocations"),
     "tenant": ("admission.py", "keys.tenant("),
     "user": ("admission.py", "keys.user("),
 }
@@ -153,6 +154,7 @@ class Story:
         """Let everything happen, and look in between."""
         turns = self.backplane.turns
         await self.backplane.members.report("worker", {})
+        await self.backplane.revocations.revoke("default", subject="mallory")
         await turns.cancel(self.ref, "ada", await self.start("zero"))
         await self.start("context", queue_mode="collect")
         first = await self.start("one", client_message_id="key", metadata={"a": 1})
