@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backplane.embedded import Finder, Program, find_bundled, find_on_path
-from scripts.faultsuite import cancel_cases, gateway_cases, store_cases, worker_cases
+from scripts.faultsuite import cancel_cases, gateway_cases, rolling_cases, store_cases, worker_cases
 from scripts.faultsuite.case import Case, Settled, thread
 from scripts.faultsuite.vitals import Vitals, back_to, baseline
 from tests.fleet.fleet import CODE, Fleet
@@ -19,7 +19,7 @@ from threadline_client.errors import ClientError
 
 CASES: tuple[Case, ...] = tuple(
     sorted(
-        (*gateway_cases.CASES, *worker_cases.CASES, *store_cases.CASES, *cancel_cases.CASES),
+        (*gateway_cases.CASES, *worker_cases.CASES, *store_cases.CASES, *cancel_cases.CASES, *rolling_cases.CASES),
         key=lambda case: (case.row, case.name),
     )
 )

@@ -65,6 +65,8 @@ class Member:
         """What its next life is given beside the fleet's environment."""
         self.proxy: Proxy | None = None
         """Its way to the store, in a fleet with proxies."""
+        self.code = fleet.code
+        """The tree that its next life is started from."""
         self._fleet = fleet
         self._process: asyncio.subprocess.Process | None = None
 
@@ -101,14 +103,16 @@ class Member:
         self.lives += 1
         self.frozen = self.leaving = False
         kind = "gateway" if self.url else "worker"
-        environment = self._fleet.environment | {f"{ENV_PREFIX}NODE_ID": self.node_id} | self.environment
+        environment = (
+            self._fleet.environment_from(self.code) | {f"{ENV_PREFIX}NODE_ID": self.node_id} | self.environment
+        )
         if self.proxy:
             environment[f"{ENV_PREFIX}REDIS_URL"] = f"redis://{HOST}:{self.proxy.port}/0"
         if self.url:
             environment[f"{ENV_PREFIX}PORT"] = self.url.rsplit(":", 1)[1]
         with (self._fleet.folder / f"{self.name}.log").open("ab") as output:
             self._process = await start_child(
-                (sys.executable, "-m", "cli.main", kind), env=environment, cwd=self._fleet.code, output=output
+                (sys.executable, "-m", "cli.main", kind), env=environment, cwd=self.code, output=output
             )
 
     async def ready(self) -> None:
@@ -227,9 +231,13 @@ class Fleet:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of every member."""
+        """The environment of every member, unless its code is another."""
+        return self.environment_from(self.code)
+
+    def environment_from(self, code: Path) -> dict[str, str]:
+        """Return the environment of a member whose code is this tree."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-        path = [str(self.code), str(self.code / "clients" / "python"), os.environ.get("PYTHONPATH", "")]
+        path = [str(code), str(code / "clients" / "python"), os.environ.get("PYTHONPATH", "")]
         given = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in self._given.items()}
         return (
             inherited
