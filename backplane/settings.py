@@ -132,6 +132,10 @@ class Settings(BaseSettings):
     """Origins that browsers may connect from, separated by commas; empty means the gateway's own origin."""
     trusted_proxies: _Commas = ()
     """Addresses and networks of proxies whose `X-Forwarded-For` is believed, such as `10.0.0.0/8,::1`."""
+    page: bool = True
+    """Serve the page (a chat, and a view of the fleet) at `/` to browsers; without it, `/` is a text for everybody."""
+    page_gateways: _Commas = ()
+    """The gateways that the page may use beside its own, as browsers reach them; their pages may use this one."""
     aliases: bool = True
     """Send each event but the deltas also under its alias (`chat:done` for `chat_done`)."""
     presence_interval: _Seconds = 10.0

@@ -150,7 +150,7 @@ class Fleet:
         self._members = members
         self._store = store
         self._url = store.url if store else redis_url or ""
-        self._environment = _environment(settings, self._url)
+        self._environment = _environment(settings, self._url, [member.url for member in members if member.url])
         self._state = settings.data_dir / "fleet.json"
         self._say = say
         self._up = False
@@ -260,7 +260,10 @@ class Fleet:
         if self._store:
             yield f"  {'store':<10} pid {self._store.pid:<8} {self._url} ({self._store.kind})"
         if urls:
-            yield "Try next, in another terminal:"
+            if self._settings.page:
+                yield f"Open {urls[0]} in a browser, or try next, in another terminal:"
+            else:
+                yield "Try next, in another terminal:"
             yield f"  {console_script()} chat {' '.join(f'--url {url}' for url in urls)}"
         if self._members:
             yield f"  kill -9 {self._members[-1].pid}        # then go on talking"
@@ -366,13 +369,15 @@ def _check_ports(host: str, members: Sequence[Member]) -> None:
                 ) from None
 
 
-def _environment(settings: Settings, redis_url: str) -> dict[str, str]:
+def _environment(settings: Settings, redis_url: str, gateways: Sequence[str]) -> dict[str, str]:
     """Return the environment in which a member reads the settings that this process was given."""
     given = {}
     for name in settings.model_fields_set - {"node_id"}:
         value = getattr(settings, name)
         if value is not None:
             given[ENV_PREFIX + name.upper()] = _as_text(value)
+    if is_loopback(settings.host):  # elsewhere, nobody here knows under which names browsers reach the gateways
+        given.setdefault(f"{ENV_PREFIX}PAGE_GATEWAYS", ",".join(gateways))
     if is_open(settings) and is_loopback(settings.host):
         given.setdefault(f"{ENV_PREFIX}PLUGS", "1")  # whoever is here may break things, and see that nothing is lost
     # A child writes to a pipe: unbuffered, so that its lines come when they are written.

@@ -57,7 +57,6 @@ class Http:
         """Return every route but Socket.IO's."""
         thread = "/v1/threads/{thread_id}"
         return [
-            Route("/", self._index),
             Route(openapi.PATH, self._openapi),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
@@ -78,9 +77,6 @@ class Http:
         ]
 
     # --- for operators ---------------------------------------------------------------------------------
-
-    async def _index(self, request: Request) -> Response:
-        return PlainTextResponse(INDEX)
 
     async def _openapi(self, request: Request) -> Response:
         return JSONResponse(openapi.description())

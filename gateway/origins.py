@@ -3,7 +3,8 @@
 A browser says in `Origin` which page a request comes from; a program that is no browser says nothing, and is
 let in. The gateway's own page is known by `Origin` and `Host` agreeing, but only under a name that nobody else
 can own: an address, `localhost`, or the configured host. Any other name can be made to point here by whoever
-owns it (DNS rebinding), so it must stand in `THREADLINE_CORS_ORIGINS`. `X-Forwarded-Host` and its like are not
+owns it (DNS rebinding), so it must stand in `THREADLINE_CORS_ORIGINS`, or, as a gateway whose page may come
+here, in `THREADLINE_PAGE_GATEWAYS`. `X-Forwarded-Host` and its like are not
 read at all: whoever sends the request writes them.
 """
 
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from starlette.middleware.cors import CORSMiddleware
@@ -20,6 +22,7 @@ from starlette.responses import PlainTextResponse
 
 from backplane.errors import Misconfigured
 from backplane.settings import Settings
+from gateway import page
 from gateway.auth import is_loopback, is_open
 
 Scope = MutableMapping[str, Any]
@@ -29,7 +32,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 _AUTHORITY = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
-_METHODS = ("GET", "POST", "DELETE", "OPTIONS")
+_METHODS = ("GET", "POST", "PATCH", "DELETE", "OPTIONS")
 _HEADERS = ("Authorization", "Content-Type", "Last-Event-ID")
 
 _log = structlog.get_logger(__name__)
@@ -47,7 +50,7 @@ class OriginGuard:
     """
 
     def __init__(self, app: App, settings: Settings) -> None:
-        self._allowed = frozenset(_checked(settings))
+        self._allowed = frozenset(_checked(settings)) | frozenset(_pages(settings))
         self._any = "*" in self._allowed
         self._host = settings.host.strip("[]").lower()
         self._open = is_open(settings)
@@ -129,6 +132,16 @@ def _checked(settings: Settings) -> tuple[str, ...]:
                 "give the scheme, the host and the port if it is not the usual one, without a path"
             )
     return origins
+
+
+def _pages(settings: Settings) -> Iterator[str]:
+    """Yield the origins of the pages of fellow gateways; on loopback, under both names that people type."""
+    for url in page.gateways(settings):
+        yield url
+        parts = urlsplit(url)
+        if is_loopback(parts.hostname or ""):
+            port = f":{parts.port}" if parts.port else ""
+            yield from (f"{parts.scheme}://{name}{port}" for name in ("localhost", "127.0.0.1"))
 
 
 def _is_address(name: str) -> bool:

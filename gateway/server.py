@@ -25,13 +25,14 @@ from gateway.auth import Authenticator
 from gateway.dialects.routes import Dialects
 from gateway.door import Door
 from gateway.engine import server_options
-from gateway.http import Http
+from gateway.http import INDEX, Http
 from gateway.manager import RoomChannelManager
 from gateway.metrics import Metrics
 from gateway.node import Node
 from gateway.operations import Operations
 from gateway.origins import OriginGuard
 from gateway.packets import GuardedServer
+from gateway.page import Page
 from gateway.presence import Presence
 from gateway.revoker import Revoker
 from gateway.rooms import Rooms
@@ -65,6 +66,7 @@ class Gateway:
         authenticator.revoked = self._revoker.revoked
         # sockets come first: a connection that lasts for hours need not pass all of Starlette's layers
         self.routes = [
+            *Page(settings, INDEX).routes(),
             *http.routes(),
             *Dialects(settings, verbs, self.node, self.metrics, http).routes(),
             *self._operations.routes(http.who, http.answered, http.body),

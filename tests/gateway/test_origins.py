@@ -180,3 +180,14 @@ async def test_the_lifespan_is_passed_on() -> None:
     app = App()
     await OriginGuard(app, OPEN)({"type": "lifespan"}, None, None)  # type: ignore[arg-type] # not looked at
     assert app.reached == 1
+
+
+@pytest.mark.parametrize("settings", [Settings(page_gateways=("http://127.0.0.1:8081",))])
+async def test_the_pages_of_fellow_gateways_pass_by_both_names_of_this_machine(settings: Settings) -> None:
+    host = "127.0.0.1:8080"
+    for name in ("127.0.0.1", "localhost"):
+        answer = await ask(settings, {"host": host, "origin": f"http://{name}:8081"})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == f"http://{name}:8081"
+    for other in ("http://127.0.0.1:8082", "https://127.0.0.1:8081", "http://evil.example:8081"):
+        assert (await ask(settings, {"host": host, "origin": other})).status_code == 403

@@ -75,6 +75,55 @@ export interface DecideResult {
   readonly by: string | null;
 }
 
+/** What a list shows of a thread. Times are Unix milliseconds. */
+export interface ThreadSummary {
+  readonly thread_id: string;
+  readonly title: string;
+  /** The beginning of its newest message, and whose message that is. */
+  readonly preview: string;
+  readonly role: "user" | "assistant";
+  /** The turn in flight, or null. */
+  readonly running: string | null;
+  readonly state: "ready" | "running" | "waiting" | "idle";
+  readonly created: number;
+  /** When it was last started. */
+  readonly active: number;
+}
+
+/** A page of the caller's threads, the one started last first. */
+export interface ThreadPage {
+  readonly threads: readonly ThreadSummary[];
+  /** Where the page behind begins: give it as `before`; null when there is none. */
+  readonly next: string | null;
+}
+
+export interface PageOptions extends CallOptions {
+  readonly limit?: number | undefined;
+  readonly before?: string | undefined;
+}
+
+export interface EditOptions extends CallOptions {
+  /** The `id` of the message to put another in place of; the newest one unless given. */
+  readonly message_id?: number | undefined;
+  /** The `id` of the newest message that was shown: refuse if there are newer ones. */
+  readonly newest_id?: number | undefined;
+  readonly client_message_id?: string | undefined;
+  readonly policy?: Policy | undefined;
+  readonly model?: string | undefined;
+  readonly model_override?: string | undefined;
+  readonly temperature?: number | undefined;
+  readonly locale?: string | undefined;
+  readonly metadata?: Metadata | undefined;
+}
+
+/** Who watches a thread, over all gateways, and which worker answers. */
+export interface Presence {
+  readonly watchers: readonly { readonly subject: string; readonly connections: number }[];
+  readonly running: string | null;
+  readonly state: "ready" | "running" | "waiting" | "idle";
+  readonly worker: string | null;
+}
+
 /** The acknowledgement of `chat:start`. */
 export interface Started {
   readonly state: "accepted" | "queued";

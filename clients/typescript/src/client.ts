@@ -1,4 +1,4 @@
-import type { CallOptions } from "./calls.js";
+import type { CallOptions, PageOptions, ThreadPage } from "./calls.js";
 import { Connection } from "./connection.js";
 import type { Status } from "./connection.js";
 import type { Transport } from "./link.js";
@@ -27,9 +27,9 @@ export interface ThreadOptions {
 
 /** A connection to whichever gateway lives. Made by `connect`. */
 export class Client {
-  private readonly threads = new Map<string, WeakRef<Thread>>();
+  private readonly known = new Map<string, WeakRef<Thread>>();
   private readonly forgotten = new FinalizationRegistry<string>((id) => {
-    if (!this.threads.get(id)?.deref()) this.threads.delete(id);
+    if (!this.known.get(id)?.deref()) this.known.delete(id);
   });
 
   /** @internal */
@@ -66,12 +66,17 @@ export class Client {
   /** Return a thread by its id (1 to 128 letters, digits, or `. _ : -`); the same object for the same id. */
   thread(id: string, { state }: ThreadOptions = {}): Thread {
     const key = id.trim();
-    const known = this.threads.get(key)?.deref();
-    if (known) return known;
+    const made = this.known.get(key)?.deref();
+    if (made) return made;
     const thread = new Thread(this.connection, key, state, this.history);
-    this.threads.set(key, new WeakRef(thread));
+    this.known.set(key, new WeakRef(thread));
     this.forgotten.register(thread, key);
     return thread;
+  }
+
+  /** Return a page of the caller's threads, the one started last first: 50 of them unless `limit` says otherwise. */
+  async threads({ limit, before, signal }: PageOptions = {}): Promise<ThreadPage> {
+    return (await this.connection.call("thread:list", { limit, before }, signal)) as unknown as ThreadPage;
   }
 
   /** Leave the gateway in use, for `url` or the next of the list. Also the way on after `status.state` `refused`. */

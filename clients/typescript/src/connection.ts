@@ -26,6 +26,8 @@ export interface Status {
   readonly state: "connecting" | "connected" | "offline" | "refused" | "closed";
   /** The gateway in use, or null. */
   readonly url: string | null;
+  /** The name of the connection at its gateway, or null: the `client_id` of what is started on it. */
+  readonly sid: string | null;
   /** True while the gateway in use has lost Redis: nothing new comes until it has it again; then nothing is missing. */
   readonly degraded: boolean;
   /** Why the last connection ended or was not had, for people; null while all is well. */
@@ -38,6 +40,8 @@ export interface Watcher {
   /** Whether a turn runs, so that silence is worth a question. */
   readonly busy: boolean;
   event(event: ThreadEvent): void;
+  /** The thread was erased; `epoch` is that of the log which went. */
+  deleted(epoch: string): void;
   linked(): void;
   lost(): void;
   /** `status.degraded` has changed. */
@@ -47,7 +51,7 @@ export interface Watcher {
 
 /** The one place that decides when to connect, where to, and when to give up. */
 export class Connection {
-  status: Status = { state: "connecting", url: null, degraded: false, error: null };
+  status: Status = { state: "connecting", url: null, sid: null, degraded: false, error: null };
   /** What the gateway said of Redis, perhaps before its handshake was done. */
   private degraded = false;
   private current: Link | null = null;
@@ -148,7 +152,7 @@ export class Connection {
     this.refusals = 0;
     if (this.failure) {
       this.failure = null;
-      this.tell({ state: "connecting", url: null, degraded: false, error: null });
+      this.tell({ state: "connecting", url: null, sid: null, degraded: false, error: null });
       if (!this.running) void this.run();
     }
     this.current?.cut("left on purpose");
@@ -217,7 +221,7 @@ export class Connection {
     this.refusals = 0;
     this.current = link;
     this.heard = Date.now();
-    this.tell({ state: "connected", url: link.url, degraded: this.degraded, error: null });
+    this.tell({ state: "connected", url: link.url, sid: link.sid, degraded: this.degraded, error: null });
     for (const watcher of this.watchers) watcher.linked();
   }
 
@@ -225,13 +229,13 @@ export class Connection {
     this.current = null;
     this.alarm.clear();
     if (this.failure) return;
-    this.tell({ state: "offline", url: null, degraded: false, error: new LinkLost(reason) });
+    this.tell({ state: "offline", url: null, sid: null, degraded: false, error: new LinkLost(reason) });
     for (const watcher of this.watchers) watcher.lost();
   }
 
   private fail(state: "refused" | "closed", error: ThreadlineError): void {
     this.failure = error;
-    this.tell({ state, url: null, degraded: false, error });
+    this.tell({ state, url: null, sid: null, degraded: false, error });
     for (const watcher of this.watchers) watcher.failed(error);
   }
 
@@ -267,6 +271,12 @@ export class Connection {
     }
     if (name === "auth_expired") {
       void this.refresh();
+      return;
+    }
+    if (name === "thread_deleted" && isRecord(fields)) {
+      for (const watcher of [...this.watchers]) {
+        if (watcher.thread_id === fields["thread_id"]) watcher.deleted(String(fields["epoch"]));
+      }
       return;
     }
     const event = parseEvent(name, fields);

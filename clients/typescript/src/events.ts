@@ -42,6 +42,8 @@ export interface ChatAccepted extends Envelope {
 }
 export interface InferenceStart extends Envelope {
   readonly event: "inference_start";
+  /** The name of the worker that has taken the turn. */
+  readonly worker?: string;
   readonly attempt: number;
 }
 export interface InferenceHeartbeat extends Envelope {
@@ -135,6 +137,14 @@ export interface Usage {
   readonly output_tokens: number;
   readonly model: string;
 }
+/** The message that began a turn, and all behind it, left the conversation; another one in its place follows. */
+export interface ThreadEdited extends Envelope {
+  readonly event: "thread_edited";
+  /** With it, `thread:history` answers with the messages as they were. */
+  readonly branch: string;
+  readonly message_id: number;
+  readonly edited_request_id: string;
+}
 export interface ChatDone extends Envelope {
   readonly event: "chat_done";
   readonly full_response: string;
@@ -179,6 +189,7 @@ export type ThreadEvent =
   | QueueItemQueued
   | QueueItemDelivered
   | QueueItemRemoved
+  | ThreadEdited
   | ChatDone
   | ChatError;
 

@@ -72,6 +72,11 @@ export class Feed implements Watcher {
     this.settle();
   }
 
+  deleted(epoch: string): void {
+    this.pass(this.tracker.deleted(epoch));
+    this.settle();
+  }
+
   linked(): void {
     this.asking = false;
     this.backoff.reset();

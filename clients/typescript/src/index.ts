@@ -9,11 +9,16 @@ export type {
   CallOptions,
   CancelResult,
   DecideResult,
+  EditOptions,
   HistoryOptions,
+  PageOptions,
   Policy,
+  Presence,
   QueueMode,
   QueueStatus,
   SendOptions,
+  ThreadPage,
+  ThreadSummary,
   WaitingItem,
 } from "./calls.js";
 export { connect } from "./client.js";

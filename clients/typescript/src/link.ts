@@ -39,6 +39,11 @@ export class Link {
     this.end = end;
   }
 
+  /** The name that the gateway gave it. */
+  get sid(): string | null {
+    return this.socket.id ?? null;
+  }
+
   /**
    * Shake hands.
    *

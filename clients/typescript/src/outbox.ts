@@ -79,7 +79,8 @@ export class Outbox {
   }
 }
 
-function newKey(): string {
+/** An idempotency key that nobody else makes. */
+export function newKey(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(15));
   return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_");
 }

@@ -351,6 +351,10 @@ function advanced(before: ThreadState, event: ThreadEvent): ThreadState {
     case "chat_done":
     case "chat_error":
       return ended(state, event);
+    case "thread_edited": {
+      const at = state.messages.findIndex((message) => message.request_id === event.edited_request_id);
+      return at < 0 ? state : { ...state, messages: state.messages.slice(0, at) };
+    }
     case "queue_item_queued":
       return { ...state, queue: queued(state.queue, event) };
     case "queue_item_delivered":

@@ -2,16 +2,19 @@ import type {
   CallOptions,
   CancelResult,
   DecideResult,
+  EditOptions,
   HistoryOptions,
+  Presence,
   QueueStatus,
   SendOptions,
+  Started,
   WaitingItem,
 } from "./calls.js";
 import type { Connection } from "./connection.js";
 import { ThreadlineError, isRecord } from "./errors.js";
 import type { HistoryMessage, Item, Lane, Snapshot } from "./events.js";
 import { Feed } from "./feed.js";
-import { Outbox } from "./outbox.js";
+import { Outbox, newKey } from "./outbox.js";
 import { Reader } from "./reader.js";
 import type { Degraded, Local, QueueItem, ThreadState } from "./state.js";
 import { initialState, reduce } from "./state.js";
@@ -156,6 +159,47 @@ export class Thread {
     } finally {
       this.recordings.delete(recording);
     }
+  }
+
+  /**
+   * Put a message in the place of an earlier one, and return its turn; without a text, ask the same once more.
+   *
+   * The turn that runs ends, and what stands behind that message leaves the conversation. It is sent again, under one
+   * idempotency key, until it is acknowledged.
+   *
+   * @throws ThreadlineError `edit_conflict`, when that message is no more part of the conversation, or there are newer.
+   */
+  async edit(message?: string, { signal, client_message_id = newKey(), ...options }: EditOptions = {}): Promise<Turn> {
+    signal?.throwIfAborted();
+    const release = this.hold();
+    const recording: Item[] = [];
+    this.recordings.add(recording);
+    try {
+      const payload = { ...(message !== undefined && { message }), client_message_id, ...options };
+      const turn = new Turn(this, client_message_id, (await this.call("thread:edit", payload, signal)) as unknown as Started);
+      this.follow(turn, recording, release);
+      return turn;
+    } catch (error) {
+      release();
+      throw error;
+    } finally {
+      this.recordings.delete(recording);
+    }
+  }
+
+  /** Give the thread another title, of 1 to 120 characters. */
+  async rename(title: string, { signal }: CallOptions = {}): Promise<void> {
+    await this.call("thread:rename", { title }, signal);
+  }
+
+  /** End what runs in the thread, and erase it everywhere. False when there was none (any more). */
+  async delete({ signal }: CallOptions = {}): Promise<boolean> {
+    return (await this.call("thread:delete", {}, signal))["deleted"] === true;
+  }
+
+  /** Return who watches the thread, and which worker answers. */
+  async presence({ signal }: CallOptions = {}): Promise<Presence> {
+    return (await this.call("thread:presence", {}, signal)) as unknown as Presence;
   }
 
   /** Take a message out of `state.outbox`, if no gateway has acknowledged it; `send` then rejects. */

@@ -60,6 +60,16 @@ export class Tracker {
     }
   }
 
+  /** Return what to pass on when the thread was erased: nothing, when a later one with its id is known. */
+  deleted(epoch: string): Item[] {
+    if (this.standing === "absent" || (this.cursor && this.cursor.epoch !== epoch)) return [];
+    this.cursor = null;
+    this.unsure = false;
+    this.standing = "absent";
+    this.toldAbsent = true;
+    return [absent(this.threadId)];
+  }
+
   /** Return what to pass on for an event that came. */
   event(event: ThreadEvent): Item[] {
     if (this.standing === "absent") {

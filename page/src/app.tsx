@@ -1,0 +1,102 @@
+import { useCallback, useEffect, useState } from "preact/hooks";
+import { useStatus } from "@threadline/client/react";
+import { Chat } from "./chat.js";
+import { Banner } from "./connection.js";
+import { Notice } from "./notice.js";
+import { Telling, useNotice } from "./notices.js";
+import { Operations } from "./operations/operations.js";
+import { Palette } from "./palette.js";
+import { addressOf, go, newThreadId, usePlace } from "./place.js";
+import { Plugs } from "./plugs.js";
+import { SignIn } from "./signin.js";
+import { Sidebar } from "./sidebar.js";
+import { token } from "./configuration.js";
+import { useThreads } from "./threads.js";
+
+/** The whole page: threads at the side, and a conversation or the fleet. */
+export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
+  const place = usePlace();
+  const status = useStatus();
+  const threads = useThreads();
+  const [notice, tell] = useNotice();
+  const [drawer, setDrawer] = useState(false);
+  const [palette, setPalette] = useState(false);
+  const [plugs, setPlugs] = useState(false);
+  const [draftId, setDraftId] = useState(newThreadId);
+  const chosen = place.view === "chat" ? place.thread_id : null;
+
+  const begin = useCallback(() => {
+    setDraftId(newThreadId());
+    setDrawer(false);
+    go("");
+  }, []);
+  useEffect(() => setDrawer(false), [place]);
+  useShortcuts({ palette: () => setPalette((open) => !open), begin });
+
+  if (status.state === "refused" && onLeave) {
+    return (
+      <SignIn
+        refused={status.error?.message ?? "The token was refused."}
+        onToken={(given) => {
+          onLeave();
+          token.set(given);
+          location.reload();
+        }}
+      />
+    );
+  }
+  const shown = chosen ?? draftId;
+  return (
+    <Telling.Provider value={tell}>
+      <div class={`page${drawer ? " with-drawer" : ""}`}>
+        <Sidebar
+          threads={threads}
+          chosen={chosen}
+          place={place.view}
+          onBegin={begin}
+          onSearch={() => setPalette(true)}
+          onLeave={onLeave}
+        />
+        <button type="button" class="shade" aria-label="Close the list of threads" onClick={() => setDrawer(false)} />
+        <div class="stage">
+          <Banner />
+          {place.view === "operations" ? (
+            <Operations onMenu={() => setDrawer(true)} />
+          ) : (
+            <Chat
+              key={shown}
+              id={shown}
+              summary={threads.all.find((one) => one.thread_id === shown) ?? null}
+              plugs={plugs}
+              onPlugs={() => setPlugs((open) => !open)}
+              onMenu={() => setDrawer(true)}
+              onSent={() => {
+                if (chosen === null) go(addressOf(shown), true);
+                threads.refresh();
+              }}
+              onChanged={threads.refresh}
+            />
+          )}
+        </div>
+        {plugs && place.view === "chat" && <Plugs thread_id={shown} onClose={() => setPlugs(false)} />}
+        {palette && <Palette threads={threads.all} onBegin={begin} onClose={() => setPalette(false)} />}
+        <Notice notice={notice} />
+      </div>
+    </Telling.Provider>
+  );
+}
+
+function useShortcuts({ palette, begin }: { readonly palette: () => void; readonly begin: () => void }): void {
+  useEffect(() => {
+    const pressed = (event: KeyboardEvent): void => {
+      if (!(event.ctrlKey || event.metaKey) || event.altKey) return;
+      const key = event.key.toLowerCase();
+      if (key === "k") palette();
+      else if (key === "o" && event.shiftKey) begin();
+      else return;
+      event.preventDefault();
+    };
+    addEventListener("keydown", pressed);
+    return () => removeEventListener("keydown", pressed);
+  });
+}
