@@ -120,6 +120,7 @@ ANSWERS: dict[str, Schema] = {
         "properties": {"ok": _TRUE, "now": {"type": "number"}, "node_id": _TEXT, "members": _list(_OBJECT)},
         "required": ["ok", "now", "node_id", "members"],
     },
+    "Revoked": _object(ok=_TRUE, tenant=_TEXT),
     "Readiness": _object(ready=_BOOLEAN, reasons=_list(_TEXT)),
     "Error": _object(
         ok={"const": False},
@@ -218,6 +219,13 @@ _AI_SDK: Schema = {
     "properties": {"id": _ID, "messages": _MESSAGES, "trigger": _TEXT},
     "required": ["id", "messages"],
 }
+_REVOCATION: Schema = {
+    "type": "object",
+    "description": "All tokens of a subject until now, or the one token of an id (`jti`).",
+    "properties": {"subject": _TEXT, "token_id": _TEXT, "tenant": _TEXT},
+    "required": [],
+    "oneOf": [{"required": ["subject"]}, {"required": ["token_id"]}],
+}
 _NO_ERRORS: tuple[int, ...] = ()
 _OF_A_START = (400, 401, 404, 409, 413, 429)
 _ONE = "/v1/threads/{thread_id}"
@@ -228,6 +236,14 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("get", "/readyz", "Whether this node takes clients.", "Readiness", errors=_NO_ERRORS),
     Operation("get", "/metrics", "Metrics, for Prometheus.", "text/plain", errors=_NO_ERRORS),
     Operation("get", "/v1/operations", "See the fleet, as an operator.", "Fleet", errors=(401, 404)),
+    Operation(
+        "post",
+        "/v1/revocations",
+        "Take tokens back, as an operator.",
+        "Revoked",
+        body=_REVOCATION,
+        errors=(400, 401, 404, 413),
+    ),
     Operation(
         "get",
         "/v1/threads",

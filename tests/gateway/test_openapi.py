@@ -118,6 +118,8 @@ async def test_real_answers_are_as_described(gateway_settings: Make) -> None:
         call = Caller(http)
         for path in ("/", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/operations"):
             await call("get", path)
+        await call("post", "/v1/revocations", {"subject": "mallory"})
+        await call("post", "/v1/revocations", {})
         assert (await http.get("/openapi.json")).json() == description()
 
         async def asked(kind: str) -> Any:
