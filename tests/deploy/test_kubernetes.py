@@ -1,0 +1,111 @@
+"""The manifests for Kubernetes: built as kubectl builds them, judged by the schema and against the product."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from gateway.metrics import Metrics as OfGateway
+from tests.deploy.files import KUBERNETES, PINNED, built, env_file, needs_kubectl, parsed, program, read, read_all
+
+pytestmark = pytest.mark.skipif(needs_kubectl[0], reason=needs_kubectl[1])
+_DELAY = 5
+"""Seconds of `sleep` before a gateway is told to stop."""
+_OF_OPERATORS = {"HorizontalPodAutoscaler", "ScaledObject", "PodMonitor"}
+
+
+@pytest.fixture(params=["base", "overlays/example"])
+def manifests(request: pytest.FixtureRequest) -> str:
+    return built(cast("str", request.param))
+
+
+def deployments(text: str) -> list[dict[str, Any]]:
+    return [found for found in read_all(text) if found["kind"] == "Deployment"]
+
+
+def test_what_is_built_is_what_the_api_takes(manifests: str, tmp_path: Path) -> None:
+    own = [one for one in re.split(r"(?m)^---$", manifests) if not re.search(r"apiVersion: (keda|monitoring)", one)]
+    (tmp_path / "built.yaml").write_text("---".join(own))
+    done = subprocess.run(
+        [program("kubernetes-validate"), "--strict", str(tmp_path / "built.yaml")],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_pod_is_locked_down_pinned_and_has_time_to_drain(manifests: str) -> None:
+    (settings_map,) = (found for found in read_all(manifests) if found["kind"] == "ConfigMap")
+    settings = parsed(settings_map["data"])
+    for deployment in deployments(manifests):
+        pod = deployment["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["enableServiceLinks"] is False, "a Service called threadline would set THREADLINE_PORT"
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}
+        }  # fmt: skip
+        assert pod["terminationGracePeriodSeconds"] > _DELAY + settings.drain_grace + settings.cancel_grace
+        assert PINNED.match(container["image"])
+        assert {"requests", "limits"} <= set(container["resources"])
+        assert pod["topologySpreadConstraints"]
+        assert container["livenessProbe"]
+        assert container["startupProbe"]
+
+
+def test_every_variable_of_a_pod_is_a_setting(manifests: str) -> None:
+    for deployment in deployments(manifests):
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        parsed({found["name"]: found.get("value", "") for found in container["env"]})
+        (from_map,) = container["envFrom"]
+        names = {found["metadata"]["name"] for found in read_all(manifests) if found["kind"] == "ConfigMap"}
+        assert from_map["configMapRef"]["name"] in names
+
+
+def test_a_gateway_gets_clients_by_its_readiness_and_is_restarted_by_its_life(manifests: str) -> None:
+    (gateway,) = (found for found in deployments(manifests) if found["metadata"]["name"] == "gateway")
+    (container,) = gateway["spec"]["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", str(_DELAY)]
+
+
+def test_every_selector_selects_pods_that_there_are(manifests: str) -> None:
+    labels = [found["spec"]["template"]["metadata"]["labels"] for found in deployments(manifests)]
+    for found in read_all(manifests):
+        spec = found.get("spec", {})
+        selector = spec.get("podSelector", spec.get("selector"))
+        if selector:
+            wanted = selector.get("matchLabels", selector)
+            assert any(wanted.items() <= each.items() for each in labels), found["metadata"]["name"]
+
+
+def test_who_is_scaled_says_no_number_of_its_own() -> None:
+    found = read_all(built("overlays/example"))
+    assert {each["kind"] for each in found} >= _OF_OPERATORS
+    assert not any("replicas" in each["spec"] for each in deployments(built("overlays/example")))
+
+
+def test_scaling_asks_for_metrics_that_a_gateway_has() -> None:
+    known = OfGateway().text().decode()
+    texts = [
+        path.read_text() for path in (KUBERNETES / "components").rglob("*.yaml") if path.name != "kustomization.yaml"
+    ]
+    asked = set(re.findall(r"threadline_\w+", "".join(texts)))
+    assert asked == {"threadline_sockets", "threadline_turns_waiting", "threadline_oldest_waiting_seconds"}
+    assert all(f"\n{name} " in known for name in asked)
+
+
+def test_the_ingress_shows_nothing_that_is_for_operators() -> None:
+    (rule,) = read(KUBERNETES / "overlays/example/ingress.yaml")["spec"]["rules"]
+    paths = tuple(found["path"] for found in rule["http"]["paths"])
+    assert not any(inner.startswith(paths) for inner in ("/metrics", "/v1/operations", "/v1/plugs", "/v1/revocations"))
+
+
+def test_the_settings_of_the_base_are_settings() -> None:
+    parsed(env_file(KUBERNETES / "base" / "settings.env"))
