@@ -23,13 +23,17 @@ from backplane.settings import Settings
 
 LINES_PER_SECOND = 10
 """Lines of one event in a second, before the rest is counted instead of written."""
+UNBOUNDED = frozenset({"audit"})
+"""Loggers whose lines are never left out: what they write is bounded by the limits of calls."""
 MAX_VALUE = 2_000
 """Characters of one value."""
 MAX_EVENTS = 1_000
 """Different events that are counted at once; beyond that they share one count."""
 WINDOW = 1.0
 
-QUIET = ("asyncio", "engineio", "httpcore", "httpx", "openai", "socketio", "uvicorn", "websockets")
+QUIET = (
+    "asyncio", "engineio", "httpcore", "httpx", "openai", "socketio", "sse_starlette", "uvicorn", "websockets",
+)  # fmt: skip
 """Libraries that write at the level info what clients send and where requests go; theirs begins at warning."""
 
 # Control characters, what ends a line, what turns the direction of text round (Trojan Source, CVE-2021-42574),
@@ -153,6 +157,9 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, or count it."""
+        if record.name in UNBOUNDED:
+            super().emit(record)
+            return
         now = self._clock()
         self._report(now)
         key = self._key(record)

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 from backplane.errors import RateLimited
 from backplane.settings import Settings
 from gateway.addresses import ADDRESS, Addresses, group, is_own
+from gateway.audit import HERE, Where
 from gateway.limits import Buckets
 
 Message = MutableMapping[str, Any]
@@ -61,6 +62,7 @@ class Door:
             await self._app(scope, receive, send)
             return
         address = scope[ADDRESS] = self._addresses.of(scope)
+        HERE.set(Where(address))
         buckets = self._which(scope)
         if buckets is not None and not is_own(address):
             try:

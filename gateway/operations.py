@@ -25,7 +25,7 @@ from backplane.connection import Backplane
 from backplane.errors import InvalidPayload, NotFound, ThreadlineError
 from backplane.overview import Mark
 from backplane.settings import Settings
-from gateway import payloads
+from gateway import audit, payloads
 from gateway.auth import MAX_SUBJECT, Identity, is_open
 from gateway.metrics import Metrics
 
@@ -90,6 +90,8 @@ class Operations:
             self._may(operator := await who(request))
             asked = payloads.read(Revocation, await body(request), self._settings)
             tenant = asked.tenant or operator.tenant
+            named = {"of_subject": asked.subject} if asked.subject else {"of_jti": asked.token_id}
+            audit.note("revoke", operator, "asked", of_tenant=tenant, **named)
             await self._backplane.revocations.revoke(tenant, subject=asked.subject, token_id=asked.token_id)
             return JSONResponse({"ok": True, "tenant": tenant})
 

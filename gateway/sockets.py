@@ -17,6 +17,7 @@ from backplane.errors import Internal, ThreadlineError, UnknownEvent
 from backplane.events import DELTAS, Event
 from backplane.settings import Settings
 from gateway import payloads
+from gateway.audit import HERE, Where
 from gateway.auth import Authenticator, Identity
 from gateway.limits import Bucket
 from gateway.metrics import Metrics
@@ -76,6 +77,7 @@ class Socket:
         self.expiry: asyncio.TimerHandle | None = None
         self._server = server
         self._session = server.eio.sockets[eio_sid]
+        self.where = Where(self._session.address, sid)
         self._aliases = settings.aliases
         self._lost: asyncio.Task[None] | None = None
 
@@ -228,6 +230,7 @@ class Sockets:
         socket = self._sockets.get(sid)
         if socket is None:
             return None
+        HERE.set(socket.where)
         if event == REQUEST:
             await self._answer_rpc(socket, payload)
             return None

@@ -10,6 +10,7 @@ from backplane.errors import NotFound, RateLimited, TooManyThreads
 from backplane.events import Event
 from backplane.ids import ThreadRef
 from backplane.turns import Edit, QueueMode, Start, Started
+from gateway.audit import audited
 from gateway.auth import ANONYMOUS, Identity
 from gateway.payloads import (
     DEFAULT_MESSAGES,
@@ -49,10 +50,12 @@ class Verbs:
     def _ref(identity: Identity, asked: ThreadPayload) -> ThreadRef:
         return ThreadRef(identity.tenant, asked.thread_id)
 
+    @audited("start")
     async def start(self, identity: Identity, asked: ChatStart, client_id: str, member: Member | None) -> Ack:
         """Start a turn, or queue its message. The member is in the room before the first frame is sent."""
         return await self._begin(identity, asked, client_id, member, asked.message, asked.queue_mode or "interrupt")
 
+    @audited("edit")
     async def edit(self, identity: Identity, asked: ThreadEdit, client_id: str, member: Member | None) -> Ack:
         """Begin a turn in the place of an earlier message, in one step with the end of the one that runs."""
         edit = Edit(asked.message_id, asked.newest_id)
@@ -141,6 +144,7 @@ class Verbs:
             if not await self._backplane.turns.is_known(ref, start):
                 raise
 
+    @audited("cancel")
     async def cancel(self, identity: Identity, asked: ChatCancel) -> Ack:
         """Stop a turn, and say truthfully what was stopped."""
         ref = self._ref(identity, asked)
@@ -237,6 +241,7 @@ class Verbs:
         await self._backplane.threads.rename(ref, identity.subject, asked.title)
         return {"ok": True, "thread_id": ref.thread_id, "title": asked.title}
 
+    @audited("delete")
     async def delete(self, identity: Identity, asked: ThreadDelete) -> Ack:
         """End what runs in a thread, tell everybody who watches it, and erase it everywhere."""
         ref = self._ref(identity, asked)
@@ -338,6 +343,7 @@ class Verbs:
             raise NotFound("no such item waits in this thread; ask queue:status for those that do")
         return {"ok": True, "thread_id": ref.thread_id, "removed": removed}
 
+    @audited("decide")
     async def decide(self, identity: Identity, asked: ApprovalDecide) -> Ack:
         """Decide what an agent asks, or say who has."""
         ref = self._ref(identity, asked)
