@@ -6,7 +6,6 @@ It also learns what no message told it: that a thread which somebody watches was
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -14,9 +13,7 @@ import structlog
 
 from backplane.connection import Backplane
 from backplane.errors import ThreadlineError
-from backplane.events import Event, dumps
 from backplane.ids import ThreadRef
-from backplane.notices import THREAD_DELETED
 from backplane.presence import Watched
 from gateway.room import Room
 from gateway.rooms import Rooms
@@ -96,16 +93,11 @@ class Presence:
         room = self._rooms.get(ref)
         if room is None or room.position is None:
             return
-        epoch, _ = room.position
         if found is None:
-            said = {"event": THREAD_DELETED, "thread_id": ref.thread_id, "epoch": epoch, "ts": self._now()}
-            room.end(Event(0, THREAD_DELETED, dumps(said).encode()))
-        elif found.epoch != epoch:
+            # deleted, or lost with the store and perhaps begun anew since: who comes back is told what is so
+            room.lose_all("the thread is gone")
+        elif found.epoch != room.position[0]:
             room.fill()
-
-    @staticmethod
-    def _now() -> int:
-        return int(time.time() * 1000)
 
     async def leave(self) -> None:
         """Say that nobody watches here any more; when that fails, it is believed a little longer."""

@@ -154,8 +154,7 @@ async def _clock_off(member: Member, seconds: int) -> AsyncIterator[None]:
     await member.start()
     await member.ready()
     line = await member.says("ready", member.node_id)
-    told = datetime.fromisoformat(" ".join(line.split()[:2])).replace(tzinfo=UTC)
-    off = (told - datetime.now(UTC)).total_seconds()
+    off = (datetime.fromisoformat(line.split()[0]) - datetime.now(UTC)).total_seconds()
     assert abs(off - seconds) < abs(seconds) / 2, f"{member.name}'s clock was to be {seconds} s off, and is {off:.0f}"
     try:
         yield

@@ -123,9 +123,25 @@ async def test_a_deletion_that_no_message_told_is_noticed(gateway_settings: Make
         assert room is not None
         room.heard = lambda message: None  # type: ignore[method-assign]  # every message about it is lost
         await other.threads.delete(REF, "anonymous")
-        await wait_until(lambda: client.named("thread_deleted") != [], "told")
+        await wait_until(lambda: not client.io.connected, "sent away, to come back")
         await wait_until(lambda: len(node.gateway.rooms) == 0, "nobody watches")
-        assert client.io.connected
+        again = await clients.connect(node.url)
+        assert (await again.call("thread:subscribe", thread_id="t"))["error"]["code"] == "not_found"
+
+
+async def test_a_thread_that_was_lost_with_the_store_is_not_called_deleted(
+    gateway_settings: Make, clients: Clients
+) -> None:
+    """It may have been begun anew by then: who was told that it is deleted would never look."""
+    settings = gateway_settings(**QUICK, poll_interval=600)
+    async with serving(settings) as node, Backplane.open(gateway_settings()) as other:
+        client = await clients.connect(node.url)
+        await client.call("chat:start", thread_id="t", message="hi")
+        await watched(client, 1)
+        keys = other.keys.thread(REF)
+        await other.redis.delete(keys.thread, keys.log, keys.session)
+        await wait_until(lambda: not client.io.connected, "sent away, to come back")
+        assert client.named("thread_deleted") == []
 
 
 async def test_presence_outlives_an_outage(gateway_settings: Make, clients: Clients, monkeypatch: Any) -> None:
