@@ -32,17 +32,19 @@ def svg(results: Results) -> str:
         'font-size="12">',
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
         *growth,
-        *(_draw_bars(bars, begin) or [_text(_LEFT, 30, "Not measured yet")]),
+        *(_draw_bars(bars, begin) or [text(_LEFT, 30, "Not measured yet")]),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def _text(x: float, y: float, said: str, more: str = "") -> str:
+def text(x: float, y: float, said: str, more: str = "") -> str:
+    """Return words at a place, in SVG; `more` are attributes."""
     return f'<text x="{x:.0f}" y="{y:.0f}" fill="#222222" {more}>{escape(said)}</text>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+    """Return a straight line, in SVG."""
     return f'<line x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}" stroke="{colour}"/>'
 
 
@@ -64,11 +66,11 @@ def _growth(results: Results) -> list[str]:
     def place(value: float) -> float:
         return _TOP + _PLOT * (1 - (math.log10(value) - low) / span)
 
-    parts = [_text(_LEFT, 30, "CPU seconds of the gateways per 100,000 deltas, over the number of nodes", _BOLD)]
+    parts = [text(_LEFT, 30, "CPU seconds of the gateways per 100,000 deltas, over the number of nodes", _BOLD)]
     for power in range(low, low + span + 1):
         y = place(10**power)
-        parts += [_line(_LEFT, y, _x(3), y, "#dddddd"), _text(_LEFT - 8, y + 4, f"{10**power:g}", _END)]
-    parts += [_text(_x(index), _TOP + _PLOT + 20, str(nodes), _MIDDLE) for index, nodes in enumerate(_NODES)]
+        parts += [line(_LEFT, y, _x(3), y, "#dddddd"), text(_LEFT - 8, y + 4, f"{10**power:g}", _END)]
+    parts += [text(_x(index), _TOP + _PLOT + 20, str(nodes), _MIDDLE) for index, nodes in enumerate(_NODES)]
     label = 0.0
     # from the top line down, so that labels of lines that end close together make room for each other
     for system, values in sorted(points.items(), key=lambda found: -_last(found[1])):
@@ -126,15 +128,15 @@ def _draw_bars(bars: list[tuple[str, float, str]], begin: float) -> list[str]:
     if not bars:
         return []
     widest = max(abs(math.log10(ratio)) for _, ratio, _ in bars) or 1.0
-    parts = [_text(_LEFT, begin - 20, "Times better than the others (logarithmic; left of the line: worse)", _BOLD)]
+    parts = [text(_LEFT, begin - 20, "Times better than the others (logarithmic; left of the line: worse)", _BOLD)]
     for index, (title, ratio, colour) in enumerate(bars):
         y = begin + index * _BAR
         length = math.log10(ratio) / widest * 260
         left, width = (_BARS_LEFT, length) if length >= 0 else (_BARS_LEFT + length, -length)
         parts += [
-            _text(10, y + 13, title),
+            text(10, y + 13, title),
             f'<rect x="{left:.0f}" y="{y:.0f}" width="{max(width, 1):.0f}" height="{_BAR - 6}" fill="{colour}"/>',
-            _text(max(_BARS_LEFT, _BARS_LEFT + length) + 6, y + 13, f"{ratio:.3g}"),
+            text(max(_BARS_LEFT, _BARS_LEFT + length) + 6, y + 13, f"{ratio:.3g}"),
         ]
     bottom = begin + len(bars) * _BAR
-    return [*parts, _line(_BARS_LEFT, begin - 6, _BARS_LEFT, bottom, "#222222")]
+    return [*parts, line(_BARS_LEFT, begin - 6, _BARS_LEFT, bottom, "#222222")]

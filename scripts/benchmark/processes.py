@@ -43,17 +43,13 @@ class Process:
 
     @property
     def cpu(self) -> float:
-        """Seconds of processor time that it has used, user and system together, of all its threads.
-
-        From its own clock (clock_getcpuclockid(3)): /proc/PID/stat counts in hundredths of a second, and an idle
-        process uses less than that in a second.
-        """
-        return time.clock_gettime((~self.pid << 3) | _OF_ALL_THREADS)
+        """Seconds of processor time that it has used."""
+        return cpu_of(self.pid)
 
     @property
     def memory(self) -> int:
         """Bytes of memory that it holds (RSS)."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return memory_of(self.pid)
 
     @property
     def said(self) -> str:
@@ -135,6 +131,20 @@ class Processes:
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def cpu_of(pid: int) -> float:
+    """Return how many seconds of processor time a process has used, user and system together, of all its threads.
+
+    From its own clock (clock_getcpuclockid(3)): /proc/PID/stat counts in hundredths of a second, and an idle
+    process uses less than that in a second.
+    """
+    return time.clock_gettime((~pid << 3) | _OF_ALL_THREADS)
+
+
+def memory_of(pid: int) -> int:
+    """Return how many bytes of memory a process holds (RSS)."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def raise_open_files_limit() -> int:
