@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -66,7 +67,7 @@ class Outcome:
         return (
             f"{len(self.restarts)} restarts: {seen.threads} threads, {seen.turns} turns, {seen.events} events, "
             f"{seen.handed_on} turns handed on, {seen.reconnects} reconnects; append to socket p99 {p99}; "
-            f"{len(seen.wrong)} threads with something wrong"
+            f"{len(seen.wrong)} things wrong"
         )
 
 
@@ -96,10 +97,12 @@ async def roll(shape: Shape, rounds: int, told: Callable[[str], None] = lambda l
                 looking = group.create_task(histograms.keep_looking())
                 running = group.create_task(load.run())
                 await asyncio.sleep(2)  # everybody talks
-                for number in range(1, rounds + 1):
-                    for member in fleet.members:
+                try:
+                    for number, member in product(range(1, rounds + 1), fleet.members):
                         restarts.append(await restart(member, number, load))
                         told(" · ".join(restarts[-1].line()))
+                except (AssertionError, TimeoutError) as error:  # the others are whole, and their threads come to rest
+                    load.noticed.wrong.append(f"{member.name}: {error or 'it goes on behind its SIGTERM'}")
                 load.stop()
                 noticed = await running
                 looking.cancel()
