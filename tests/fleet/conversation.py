@@ -67,7 +67,9 @@ class Conversation:
 
     async def watch(self, node: int, after: int = 0) -> Watcher:
         """Add a client at a node that begins behind an offset of the log, and stays to the end."""
-        epoch = self.acknowledged[-1].epoch
+        # behind a restart of the store the log goes on in another epoch: a cursor is of the epoch that its event was of
+        began = [str(entry.fields["epoch"]) for entry in await self.log() if entry.offset == after]
+        epoch = began[0] if began else self.acknowledged[-1].epoch
         watcher = Watcher(self._order(node), self.thread_id, epoch, f"client {len(self.watchers)}", after=after)
         self.watchers.append(watcher)
         return await self._stack.enter_async_context(watcher)

@@ -8,12 +8,14 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import pytest
 
 from tests.fleet.conditions import eventually
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet, Member
+from tests.fleet.watcher import Watcher
 from threadline_client import NodeChange, connect
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
@@ -145,7 +147,14 @@ async def test_clients_are_told_when_the_store_lost_the_thread(fleet: Fleet, tal
         before = thread.acknowledged[0].epoch
         await fleet.lose_store()
         thread.lost()
-        again = await thread.say("how many messages?", node=1)
-        assert "number 1" in (await thread.ended(again))["full_response"]
+        await thread.say("how many messages?", node=1)
+        await fleet.idle(thread.thread_id)
+        assert "number 1" in (await fleet.session(thread.thread_id))[-1]["content"]
         for watcher in thread.watchers:
+            # whoever is told behind the end of the turn finds it in its snapshot
+            await eventually(partial(_segments, watcher, 2), "it to be told")
             assert [segment.epoch for segment in watcher.transcript.segments] == [before, thread.acknowledged[0].epoch]
+
+
+async def _segments(watcher: Watcher, count: int) -> bool:
+    return len(watcher.transcript.segments) == count
