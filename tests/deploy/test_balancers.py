@@ -151,7 +151,7 @@ async def test_nobody_is_sent_to_a_gateway_that_is_not_ready(
         shared.gateways[2].signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/v1/operations", "/v1/plugs/node/x"])
+@pytest.mark.parametrize("path", ["/metrics", "/v1/operations", "/v1/plugs/node/x", "/v1/revocations"])
 @together
 async def test_what_is_for_operators_stays_inside(front: Balanced, path: str) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
