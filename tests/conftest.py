@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -18,6 +19,21 @@ from backplane.ids import new_id
 from backplane.settings import Settings
 
 REAL, FAKE = "valkey", "fakeredis"
+
+
+LONG = (
+    "clients/typescript", "deploy/test_balancers.py", "javascript", "page", "processes/test_faults.py",
+    "processes/test_teeth.py", "processes/test_upgrade.py", "servers", "threats",
+)  # fmt: skip
+"""What `scripts/test` leaves to `scripts/test --long`, so that a change is judged within minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the long tests, by where they are."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(LONG):
+            item.add_marker(pytest.mark.long)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
