@@ -19,7 +19,8 @@ MEMORY = 16 * 1024 * 1024
 FILES = 2
 """Open files beside the connections to the store: a client of the suite itself may be about to leave."""
 STORE_CONNECTIONS = 24
-"""Connections to the store that a process may keep: as many as it had commands under way at once."""
+"""Connections to the store that a process may keep: as many as it had commands under way at once. One that was reset
+while it was idle counts too: the pool notices when it is to be used again."""
 TASKS = 3
 """Tasks that may run at any moment without being a leak: a readiness check, a heartbeat, a pass of the recoverer."""
 _WITHIN = 15.0
@@ -66,19 +67,24 @@ def _memory(pid: int) -> int:
 
 def _files(pid: int, port: int) -> tuple[int, int]:
     """Return how many files a process has open, and how many of them are connections to a port."""
-    to_store = _sockets_to(pid, port)
+    to_store, known = _sockets(pid, port)
     names = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):  # closed meanwhile
             names.append(os.readlink(link))
-    return len(names), sum(name in to_store for name in names)
+    return len(names), sum(name.startswith("socket:") and (name in to_store or name not in known) for name in names)
 
 
-def _sockets_to(pid: int, port: int) -> frozenset[str]:
-    """Return how the connections of a process to a port are named among its files (proc(5), /proc/PID/net/tcp)."""
-    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-    columns = [line.split() for line in lines]
-    return frozenset(f"socket:[{column[9]}]" for column in columns if int(column[2].split(":")[1], 16) == port)
+def _sockets(pid: int, port: int) -> tuple[set[str], set[str]]:
+    """Return how the connections to a port, and all sockets that are not reset, are named among files (proc(5))."""
+    to_port, known = set(), set()
+    for table, inode in (("tcp", 9), ("tcp6", 9), ("udp", 9), ("unix", 6)):
+        path = Path(f"/proc/{pid}/net/{table}")
+        for columns in map(str.split, path.read_text().splitlines()[1:] if path.exists() else ()):
+            known.add(name := f"socket:[{columns[inode]}]")
+            if table == "tcp" and int(columns[2].split(":")[1], 16) == port:
+                to_port.add(name)
+    return to_port, known
 
 
 async def _tasks(member: Member) -> tuple[int, str]:
