@@ -88,7 +88,7 @@ class Talker:
         await act(talk)
 
     def _text(self) -> str:
-        words, pause = self._chance.randint(1, 300), self._chance.uniform(0.1, 1)
+        words, pause = self._chance.randint(1, 800), self._chance.uniform(0.1, 1)
         return self._chance.choice(
             (
                 f"say {words} words",
