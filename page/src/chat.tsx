@@ -58,6 +58,7 @@ export function Chat({ id, summary, plugs, onPlugs, onMenu, onSent, onChanged }:
     },
     [thread.thread, doing],
   );
+  const waits = ({ request_id }: TurnState): boolean => approvals.some((asked) => asked.request_id === request_id);
   const empty = messages.length === 0 && !turn && outbox.length === 0;
 
   return (
@@ -104,11 +105,11 @@ export function Chat({ id, summary, plugs, onPlugs, onMenu, onSent, onChanged }:
                 </p>
               </div>
             ))}
-          {turn && <Running turn={turn} stopping={stop.asked} />}
+          {turn && <Running turn={turn} stopping={stop.asked} waiting={waits(turn)} />}
           {parallel.map((beside) => (
             <section class="beside" key={beside.request_id}>
               <p class="under">Beside: {plain(beside.message)}</p>
-              <Running turn={beside} stopping={false} />
+              <Running turn={beside} stopping={false} waiting={waits(beside)} />
             </section>
           ))}
           {approvals.map((asked) => (
@@ -187,7 +188,14 @@ function endOf(last: Outcome): string {
   return `Stopped${after}${how ? `: ${HOW[how] ?? how}` : ""}.`;
 }
 
-const Running = memo(function Running({ turn, stopping }: { readonly turn: TurnState; readonly stopping: boolean }) {
+interface RunningProps {
+  readonly turn: TurnState;
+  readonly stopping: boolean;
+  /** Whether a person has to decide first. */
+  readonly waiting: boolean;
+}
+
+const Running = memo(function Running({ turn, stopping, waiting }: RunningProps) {
   const { text, thinking, tools, attempt, state } = turn;
   const silent = text === "" && thinking === "" && tools.length === 0;
   return (
@@ -200,7 +208,7 @@ const Running = memo(function Running({ turn, stopping }: { readonly turn: TurnS
         <ToolCard key={tool.tool_call_id} tool={tool} live />
       ))}
       {text !== "" && <Markdown text={text} />}
-      {state !== "waiting" && (
+      {!waiting && (
         <p class="pulse" aria-hidden={!silent}>
           <i />
           {stopping ? "Stopping…" : state === "ready" ? "Waiting for a worker…" : silent ? "Thinking…" : ""}

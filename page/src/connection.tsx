@@ -9,9 +9,6 @@ const PATIENCE = 700;
 export function Where() {
   const { state, url, degraded } = useStatus();
   const moved = useMoved(url);
-  useEffect(() => {
-    document.documentElement.dataset["connection"] = state; // for those who measure
-  }, [state]);
   const name = url ? new URL(url).host : "";
   const words: Readonly<Record<string, string>> = {
     connecting: "Connecting…",

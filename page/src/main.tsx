@@ -13,7 +13,16 @@ function Page() {
     () => (needed ? null : connect({ urls: configuration.gateways, token: () => token.get() })),
     [needed, known],
   );
-  useEffect(() => () => client?.close(), [client]);
+  useEffect(() => {
+    if (!client) return;
+    const stop = client.subscribe(() => {
+      document.documentElement.dataset["connection"] = client.status.state; // for those who measure
+    });
+    return () => {
+      stop();
+      client.close();
+    };
+  }, [client]);
   const leave = (): void => {
     token.forget();
     setKnown(null);

@@ -17,6 +17,7 @@ export function Plugs({ thread_id, onClose }: { readonly thread_id: string; read
   const { now } = useFleet(1000);
   const doing = useDoing();
   const [diary, write] = useDiary(status, thread);
+  const owner = ownerOf(now, thread_id);
   const mine = now && nodeOf(now, status.url);
   const others = configuration.gateways.filter((url) => url !== status.url);
   const act = (what: string, work: () => unknown): void => {
@@ -54,8 +55,8 @@ export function Plugs({ thread_id, onClose }: { readonly thread_id: string; read
       />
       <Act
         name="Kill this turn’s worker"
-        what={thread.turn ? (ownerOf(now, thread_id) ?? "who has just begun it") : "nothing is being answered"}
-        disabled={!thread.turn || status.url === null}
+        what={thread.turn ? (owner ?? "nobody has reported it yet") : "nothing is being answered"}
+        disabled={!thread.turn || owner === null || status.url === null}
         danger
         onClick={() => act("Killed the worker (kill -9)", () => pull(String(status.url), "turn", thread_id))}
       />

@@ -244,6 +244,7 @@ class Fleet:
             | given
             | {
                 f"{ENV_PREFIX}REDIS_URL": self.store.url,
+                f"{ENV_PREFIX}PAGE_GATEWAYS": ",".join(self.urls),
                 "PYTHONPATH": os.pathsep.join(part for part in path if part),
                 "PYTHONUNBUFFERED": "1",
             }

@@ -23,8 +23,9 @@ function Drawing({ seen, mine, width }: { readonly seen: Seen; readonly mine: st
   const gateways = gatewaysOf(seen);
   const workers = workersOf(seen);
   const narrow = width < NARROW;
-  const wire = narrow ? 26 : Math.max(40, width * 0.08);
-  const box = Math.floor((width - STORE - 2 * wire) / 2);
+  const wire = narrow ? 18 : Math.max(40, width * 0.08);
+  const store = narrow ? 66 : STORE;
+  const box = Math.floor((width - store - 2 * wire) / 2);
   const slotRows = (worker: WorkerMember): number => Math.ceil(Math.min(worker.slots, MOST_SLOTS) / slotsAcross(box));
   const tall = workers.map((worker) => Math.max(HIGH, 50 + slotRows(worker) * SLOT));
   const left = stacked(gateways.map(() => HIGH));
@@ -35,24 +36,24 @@ function Drawing({ seen, mine, width }: { readonly seen: Seen; readonly mine: st
   const at = (side: { readonly tops: readonly number[]; readonly height: number }, n: number): number =>
     (side.tops[n] ?? 0) + (height - side.height) / 2;
   return (
-    <svg width={width} height={height} role="img" aria-label={spoken(gateways, workers)}>
+    <svg class={narrow ? "narrow" : ""} width={width} height={height} role="img" aria-label={spoken(gateways, workers)}>
       {gateways.map((one, n) => (
         <Wire key={one.node_id} from={[box, at(left, n) + HIGH / 2]} to={[storeX, middle]} state={stateOfGateway(one)} />
       ))}
       {workers.map((one, n) => (
         <Wire
           key={one.node_id}
-          from={[storeX + STORE, middle]}
+          from={[storeX + store, middle]}
           to={[width - box, at(right, n) + (tall[n] ?? HIGH) / 2]}
           state={one.silent > GONE ? "gone" : one.running > 0 ? "busy" : "well"}
         />
       ))}
       <g class="store" transform={`translate(${storeX} ${middle - 30})`}>
-        <rect width={STORE} height={60} rx={12} />
-        <text x={STORE / 2} y={27} class="name">
+        <rect width={store} height={60} rx={12} />
+        <text x={store / 2} y={27} class="name">
           Redis
         </text>
-        <text x={STORE / 2} y={44} class="fact">
+        <text x={store / 2} y={44} class="fact">
           {seen.under_way} turn{seen.under_way === 1 ? "" : "s"}
         </text>
       </g>
@@ -145,9 +146,9 @@ function Gateway({ one, x, y, width, mine, narrow }: GatewayProps) {
       </text>
       <text x={16} y={48} class="fact">
         {state === "deaf" ? "deaf: hears no events" : facts}
-        {narrow || trouble ? "" : `, ${one.sent_per_second} events/s`}
+        {narrow && mine ? ", you" : narrow || trouble ? "" : `, ${one.sent_per_second} events/s`}
       </text>
-      {mine && (
+      {mine && !narrow && (
         <text x={width - 14} y={27} class="tag">
           you
         </text>
@@ -184,7 +185,7 @@ function Worker({ one, x, y, width, height, narrow }: WorkerProps) {
     >
       <circle class="lamp" cx={18} cy={22} r={4} />
       <text x={30} y={27} class="name">
-        {plain(shortened(one.node_id, narrow ? 12 : 28))}
+        {plain(shortened(one.node_id, narrow ? 9 : 28))}
       </text>
       {!narrow && (
         <text x={width - 14} y={27} class="tag">

@@ -1,0 +1,44 @@
+"""What a worker of these tests runs: the demo agent, and one that says what nobody should believe."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from worker.agents import demo
+from worker.turn import AgentEvent, Thinking, ToolCall, ToolResult, Turn
+
+HOSTILE = """\
+<script>window.pwned = "script"</script>
+<img src="x" onerror="window.pwned = 'onerror'"> and <svg onload="window.pwned = 'svg'"></svg>
+
+<iframe srcdoc="<script>parent.pwned = 'srcdoc'</script>"></iframe>
+
+[a link](javascript:window.pwned='link') [another](JaVa\tScRiPt:window.pwned='tab')
+[data](data:text/html,<script>1</script>)
+[a true one](https://example.com/?a=1&b=2) <https://example.org/> ![a picture](https://tracker.example/pixel.png)
+
+| table | <b onclick="window.pwned='cell'">bold</b> |
+|---|---|
+| `a` | ![p](data:image/svg+xml,<svg/onload=1>) |
+
+````html
+<script>window.pwned = "fence"</script>
+``` not the end
+````
+
+&lt;script&gt;window.pwned = "entity"&lt;/script&gt; turned: \u202egnp.exe\u202c end of it
+"""
+"""Markdown and HTML that would run, load or deceive if it were believed."""
+
+
+async def agent(turn: Turn) -> AsyncIterator[str | AgentEvent]:
+    """Answer `hostile` with all of it, everywhere; everything else as the demo agent does."""
+    if not turn.message.startswith("hostile"):
+        async for said in demo.agent(turn):
+            yield said
+        return
+    yield Thinking(HOSTILE)
+    yield ToolCall("<img src=x onerror=window.pwned=1>", {"<b>": HOSTILE}, "call-1")
+    yield ToolResult("<img src=x onerror=window.pwned=1>", HOSTILE, "call-1")
+    for start in range(0, len(HOSTILE), 7):  # cut everywhere, as a model's tokens do
+        yield HOSTILE[start : start + 7]

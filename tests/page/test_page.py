@@ -1,0 +1,256 @@
+"""The page in a real browser, with real gateways, and with what breaks under it."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from gateway.auth import mint
+from tests.fleet.fleet import Fleet
+from tests.page.conftest import Tab
+
+COUNTED = ("river", "stone", "cloud", "maple", "ember", "harbor", "willow", "comet", "lantern", "meadow")
+SECRET = "a secret of this test alone, 32 bytes or more"
+LAST = ".message.assistant .markdown"
+STOP = "Stop the answer"
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
+
+
+def counted(number: int) -> str:
+    return " ".join(f"{COUNTED[n % len(COUNTED)]}-{n + 1}" for n in range(number))
+
+
+async def test_an_answer_whose_gateway_is_killed_is_complete_and_not_doubled(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("say 120 words")
+    await expect(tab.page.locator(LAST).last).to_contain_text("willow-27")
+    await fleet.gateways[0].kill()
+    await expect(tab.page.locator(tab.node)).to_have_text(fleet.urls[1].removeprefix("http://"))
+    await expect(tab.page.get_by_label(STOP)).to_have_count(0)
+    assert await tab.words() == counted(120)
+    await expect(tab.page.locator(".message.user")).to_have_count(1)
+
+
+async def test_a_killed_worker_is_told_and_the_answer_is_whole(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("say 60 words")
+    await expect(tab.page.locator(LAST).last).to_contain_text("willow-7")
+    thread_id = await tab.thread_id()
+    request_id = await fleet.running(thread_id)
+    assert request_id is not None
+    await (await fleet.owner(thread_id, request_id)).kill()
+    await expect(tab.page.get_by_text("Another took the answer over")).to_be_visible()
+    await expect(tab.page.get_by_label(STOP)).to_have_count(0)
+    assert await tab.words() == counted(60)
+
+
+async def test_another_tab_at_another_gateway_stops_the_answer(tab: Tab, second: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("say 500 words slowly")
+    await expect(tab.page.locator(LAST).last).to_contain_text("stone-2")
+    await second.open(fleet.urls[1], await tab.thread_id())
+    await expect(second.page.locator(LAST).last).to_contain_text("stone-2")
+    await second.page.keyboard.press("Escape")
+    await expect(
+        second.page.get_by_text(re.compile("Stopped .* after you asked: the agent ended by itself"))
+    ).to_be_visible()
+    for one in (tab, second):
+        await expect(one.page.locator(".message.interrupted .why")).to_have_text("Stopped")
+        await expect(one.page.get_by_label(STOP)).to_have_count(0)
+    assert tab.problems == second.problems == []
+
+
+async def test_another_tab_approves_what_the_agent_asks(tab: Tab, second: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("order three cups of tea")
+    await expect(tab.page.get_by_role("group", name="The agent wants to run order")).to_contain_text(
+        "three cups of tea"
+    )
+    await second.open(fleet.urls[1], await tab.thread_id())
+    await second.page.get_by_role("button", name="Approve").click()
+    for one in (tab, second):
+        await expect(one.page.locator(LAST).last).to_contain_text("I have ordered three cups of tea")
+        await expect(one.page.get_by_role("button", name="Approve")).to_have_count(0)
+    assert tab.problems == second.problems == []
+
+
+async def test_a_question_is_answered_by_its_options(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("ask me about rivers")
+    await tab.page.get_by_role("button", name="yes", exact=True).click()
+    await expect(tab.page.locator(LAST).last).to_have_text("You said yes.")
+    assert tab.problems == []
+
+
+async def test_a_page_that_is_reloaded_in_mid_turn_goes_on(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("say 80 words")
+    await expect(tab.page.locator(LAST).last).to_contain_text("willow-17")
+    await tab.page.reload()
+    await expect(tab.page.locator(LAST).last).to_contain_text("willow-17")
+    await expect(tab.page.get_by_label(STOP)).to_have_count(0)
+    assert await tab.words() == counted(80)
+    assert tab.problems == []
+
+
+async def test_what_is_written_without_a_gateway_is_sent_once_when_one_is_back(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("my name is Ada")
+    await expect(tab.page.locator(LAST).last).to_contain_text("Nice to meet you")
+    for gateway in fleet.gateways:
+        await gateway.kill()
+    await expect(tab.page.get_by_text("No gateway can be reached")).to_be_visible()
+    await tab.say("what is my name?")
+    await expect(tab.page.get_by_text("Waits for a gateway")).to_be_visible()
+    await fleet.heal()
+    await expect(tab.page.locator(LAST).last).to_have_text("Your name is Ada.")
+    await expect(tab.page.locator(".message.user")).to_have_count(2)
+    await expect(tab.page.get_by_text("No gateway can be reached")).to_have_count(0)
+
+
+async def test_hostile_markup_is_shown_as_text_and_never_runs(tab: Tab, fleet: Fleet) -> None:
+    """In what a model, a tool and a person say, in titles and previews; nothing is loaded from elsewhere."""
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    await tab.open(fleet.urls[0])
+    await tab.say('hostile <img src=x onerror="window.pwned=2"> <b>bold</b>')
+    answer = tab.page.locator(LAST).last
+    await expect(answer).to_contain_text("end of it")
+    await expect(tab.page.get_by_label(STOP)).to_have_count(0)
+    for place in (0, 1):
+        await tab.page.locator(".card .head").nth(place).click()
+    await expect(tab.page.locator(".card .body")).to_have_count(2)
+
+    await expect(answer).to_contain_text("""<script>window.pwned = "script"</script>""")
+    await expect(answer).to_contain_text("<iframe srcdoc=")
+    await expect(answer).to_contain_text("[U+202E]gnp.exe[U+202C]")
+    await expect(answer.locator("pre")).to_contain_text('<script>window.pwned = "fence"</script>\n``` not the end')
+    links = await answer.locator("a").evaluate_all("links => links.map(link => link.href)")
+    assert links == ["https://example.com/?a=1&b=2", "https://example.org/", "https://tracker.example/pixel.png"]
+    inside = tab.page.locator(".column, .threads")
+    await expect(inside.locator("script, img, iframe, svg:not(.icon), b[onclick]")).to_have_count(0)
+    await expect(tab.page.locator(".thread .title")).to_contain_text(["hostile <img src=x"])
+    await expect(tab.page.locator(".message.user .bubble")).to_contain_text("<b>bold</b>")
+    assert await tab.page.evaluate("window.pwned") is None
+    assert all(url.startswith(tuple(fleet.urls)) for url in asked), asked
+    assert tab.problems == []
+
+
+async def test_messages_wait_as_pills_and_can_be_removed(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("sleep 60")
+    await expect(tab.page.locator(".tool.running")).to_be_visible()
+    await tab.say("count to 3")
+    await tab.page.get_by_role("radio", name="Context").click()
+    await tab.say("it is raining")
+    await expect(tab.page.locator(".pill")).to_have_text(["Nextcount to 3", "Contextit is raining"])
+    await tab.page.get_by_label("Remove: it is raining").click()
+    await expect(tab.page.locator(".pill")).to_have_text(["Nextcount to 3"])
+    await tab.page.get_by_label(STOP).click()
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2, 3.")
+    await expect(tab.page.locator(".pill")).to_have_count(0)
+    assert tab.problems == []
+
+
+async def test_a_message_is_edited_and_an_answer_asked_for_again(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("my name is Ada")
+    await expect(tab.page.locator(LAST).last).to_contain_text("Nice to meet you, Ada")
+    await tab.say("count to 3")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2, 3.")
+    await tab.page.get_by_label("Edit", exact=True).first.click()
+    await tab.page.get_by_role("textbox", name="The message").fill("my name is Eve")
+    await tab.page.keyboard.press("Enter")
+    await expect(tab.page.locator(LAST)).to_have_text(
+        ["Nice to meet you, Eve. I will remember your name in this conversation."]
+    )
+    await expect(tab.page.locator(".message.user")).to_have_count(1)
+    await tab.page.get_by_label("Answer again").click()
+    await expect(tab.page.locator(".message.user")).to_have_count(1)
+    await expect(tab.page.locator(LAST)).to_have_count(1)
+    assert tab.problems == []
+
+
+async def test_threads_are_found_renamed_and_deleted(tab: Tab, second: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("count to 2")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+    mine = tab.page.locator(".thread.chosen")
+    await mine.hover()
+    await mine.get_by_label("Rename").click()
+    await tab.page.get_by_label("Title of the thread").fill("Small numbers")
+    await tab.page.keyboard.press("Enter")
+    await expect(tab.page.get_by_role("heading", name="Small numbers")).to_be_visible()
+
+    await second.open(fleet.urls[1])
+    await second.page.locator(".thread", has_text="Small numbers").wait_for()
+    await second.page.keyboard.press("Control+k")
+    await second.page.get_by_role("combobox").fill("small numb")
+    await second.page.keyboard.press("Enter")
+    await expect(second.page.locator(LAST).last).to_have_text("1, 2.")
+
+    await mine.hover()
+    await mine.get_by_label("Delete").click()
+    await tab.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(tab.page.get_by_text("What is on your mind?")).to_be_visible()
+    await expect(second.page.get_by_text("What is on your mind?")).to_be_visible()  # it watched
+    await expect(tab.page.locator(".thread", has_text="Small numbers")).to_have_count(0)
+    assert tab.problems == second.problems == []
+
+
+async def test_every_plug_may_be_pulled_and_the_answer_goes_on(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("say 200 words")
+    await tab.page.get_by_role("button", name="Pull a plug", exact=True).click()
+    diary = tab.page.locator(".diary")
+    went_on = diary.get_by_text("nothing missing")
+    for count, plug in enumerate(("Drop my socket", "Move me to another node"), 1):
+        await tab.page.get_by_role("button", name=plug).click()
+        await expect(went_on).to_have_count(count)
+    await tab.page.get_by_role("button", name="Kill this turn").click()
+    await expect(diary.get_by_text("another took the turn over")).to_be_visible()
+    await tab.page.get_by_role("button", name="Kill my node").click()
+    await expect(went_on).to_have_count(3)
+    await expect(tab.page.get_by_label(STOP)).to_have_count(0)
+    assert await tab.words() == counted(200)
+
+
+async def test_the_fleet_is_drawn_with_what_it_does(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("say 400 words slowly")
+    await expect(tab.page.locator(LAST).last).to_contain_text("stone-2")
+    thread_id = await tab.thread_id()
+    await tab.page.get_by_role("link", name="Operations").click()
+    await expect(tab.page.get_by_role("img", name="2 gateways")).to_be_visible()
+    await expect(tab.page.locator(".member .slot.taken")).to_have_count(1)
+    await expect(tab.page.locator(".bar.running")).to_have_count(1)
+    await expect(tab.page.locator(".fuse")).to_have_count(1)
+    request_id = await fleet.running(thread_id)
+    assert request_id is not None
+    (await fleet.owner(thread_id, request_id)).signal(signal.SIGKILL)
+    await expect(tab.page.locator(".bar.lost")).to_have_count(1)
+    await expect(tab.page.locator("path.over")).to_have_count(1)
+    (await tab.page.request.post(f"{fleet.urls[0]}/v1/threads/{thread_id}/cancel")).ok  # noqa: B018  leaves nothing running
+    assert tab.problems == []
+
+
+async def test_a_gateway_with_a_key_asks_for_a_token_and_the_tab_forgets_it(browser: Browser, tmp_path: Path) -> None:
+    async with (
+        Fleet(tmp_path, gateways=1, workers=1, settings={"jwt_secret": SECRET}) as fleet,
+        await browser.new_context() as context,
+    ):
+        tab = Tab(await context.new_page())
+        await tab.page.goto(fleet.urls[0])
+        await tab.page.get_by_label("Token").fill(mint(SECRET, "ada", 600))
+        await tab.page.keyboard.press("Enter")
+        await tab.say("count to 2")
+        await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+        assert await tab.page.evaluate("localStorage.length") == 0
+        other = await context.new_page()
+        await other.goto(fleet.urls[0])
+        await expect(other.get_by_label("Token")).to_be_visible()
