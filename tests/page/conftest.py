@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, async_playwright, expect
 
 from tests.fleet.fleet import Fleet
 
@@ -25,8 +25,9 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-DEADLINE_MS = 15_000
+DEADLINE_MS = 20_000
 """Ends a hang; no step takes as long."""
+expect.set_options(timeout=DEADLINE_MS)
 
 
 def unable(reason: str) -> NoReturn:
