@@ -226,15 +226,16 @@ async def test_the_fleet_is_drawn_with_what_it_does(tab: Tab, fleet: Fleet) -> N
     await expect(tab.page.locator(LAST).last).to_contain_text("stone-2")
     thread_id = await tab.thread_id()
     await tab.page.get_by_role("link", name="Operations").click()
-    await expect(tab.page.get_by_role("img", name="2 gateways")).to_be_visible()
-    await expect(tab.page.locator(".member .slot.taken")).to_have_count(1)
-    await expect(tab.page.locator(".bar.running")).to_have_count(1)
-    await expect(tab.page.locator(".fuse")).to_have_count(1)
+    await expect(tab.page.get_by_role("img", name="2 gateways, 0 of them deaf")).to_be_visible()
+    mine = f'[href="#thread/{thread_id}"]'
+    await expect(tab.page.locator(".member .slot.taken").first).to_be_visible()
+    await expect(tab.page.locator(f".bar.running{mine}")).to_have_count(1)
+    await expect(tab.page.locator(f".fuse{mine}")).to_have_count(1)
     request_id = await fleet.running(thread_id)
     assert request_id is not None
     (await fleet.owner(thread_id, request_id)).signal(signal.SIGKILL)
-    await expect(tab.page.locator(".bar.lost")).to_have_count(1)
-    await expect(tab.page.locator("path.over")).to_have_count(1)
+    await expect(tab.page.locator(f".bar.lost{mine}")).to_have_count(1)
+    await expect(tab.page.locator(f"g:has(> .bar{mine}) > path.over")).to_have_count(1)
     (await tab.page.request.post(f"{fleet.urls[0]}/v1/threads/{thread_id}/cancel")).ok  # noqa: B018  leaves nothing running
     assert tab.problems == []
 

@@ -345,6 +345,27 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
     expect(client.status.degraded).toBe(false);
   });
 
+  test("lists, renames, edits and deletes threads, and tells those who watch", async () => {
+    const id = newThread();
+    const client = open({ urls: [one] });
+    const [here, there] = [client.thread(id), open({ urls: [two] }).thread(id)];
+    await (await here.send("my name is Ada")).wait();
+    await until(there, ({ messages }) => messages.length === 2);
+    await here.rename("Names");
+    expect((await client.threads({ limit: 1 })).threads).toMatchObject([{ thread_id: id, title: "Names", state: "idle" }]);
+    const other = await here.edit("my name is Eve");
+    expect((await other.wait()).text).toContain("Nice to meet you, Eve");
+    await until(there, ({ messages, status: now }) => messages.length === 2 && now === "idle");
+    expect(there.state.messages.map(({ content }) => content)[0]).toBe("my name is Eve");
+    const again = await here.edit();
+    expect((await again.wait()).ok).toBe(true);
+    expect((await here.presence()).running).toBeNull();
+    await expect(here.edit("late", { message_id: 999 })).rejects.toMatchObject({ code: "edit_conflict" });
+    expect(await here.delete()).toBe(true);
+    await until(there, ({ exists, messages }) => !exists && messages.length === 0);
+    expect(await here.delete()).toBe(false);
+  });
+
   // the last one: node three does not come back
   test("goes on at another node when its own is killed in mid-stream", async () => {
     const client = open({ urls: [three, two, one] });

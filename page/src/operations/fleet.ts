@@ -109,8 +109,11 @@ function after(before: Fleet, seen: Seen | "forbidden" | "unreachable"): Fleet {
   return { now: seen, samples: [...before.samples, sampled(seen)].slice(-KEPT), trouble: null };
 }
 
-export const gatewaysOf = (seen: Seen): readonly GatewayMember[] =>
-  seen.members.filter((member) => member.kind === "gateway");
+/** Every gateway; one that is gone and whose address another serves by now was replaced, and is left out. */
+export function gatewaysOf(seen: Seen): GatewayMember[] {
+  const all = seen.members.filter((member) => member.kind === "gateway");
+  return all.filter((one) => !all.some((other) => other.url === one.url && other.silent < one.silent));
+}
 export const workersOf = (seen: Seen): readonly WorkerMember[] =>
   seen.members.filter((member) => member.kind === "worker");
 
