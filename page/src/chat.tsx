@@ -7,6 +7,7 @@ import type { UsedThread } from "@threadline/client/react";
 import { Asked } from "./approval.js";
 import { ThinkingCard, ToolCard } from "./cards.js";
 import { Composer } from "./composer.js";
+import { Here } from "./here.js";
 import { Down, Menu, Plug, Warning } from "./icons.js";
 import { Markdown } from "./markdown.js";
 import { Message } from "./message.js";
@@ -70,6 +71,7 @@ export function Chat({ id, summary, plugs, onPlugs, onMenu, onSent, onChanged }:
         <h1>
           <bdi>{plain(summary?.title ?? (empty ? "New thread" : "Thread"))}</bdi>
         </h1>
+        <Here thread={thread.thread} request={turn?.request_id ?? null} reached={!thread.degraded} />
         {fleet.now?.plugs && (
           <button type="button" class={`pull${plugs ? " on" : ""}`} aria-pressed={plugs} onClick={onPlugs}>
             <Plug size={16} /> <span>Pull a plug</span>

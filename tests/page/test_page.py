@@ -55,6 +55,7 @@ async def test_another_tab_at_another_gateway_stops_the_answer(tab: Tab, second:
     await expect(tab.page.locator(LAST).last).to_contain_text("stone-2")
     await second.open(fleet.urls[1], await tab.thread_id())
     await expect(second.page.locator(LAST).last).to_contain_text("stone-2")
+    await expect(second.page.locator(".here")).to_contain_text(re.compile("1 other here.*worker-"))
     await second.page.keyboard.press("Escape")
     await expect(
         second.page.get_by_text(re.compile("Stopped .* after you asked: the agent ended by itself"))
