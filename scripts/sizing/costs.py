@@ -49,7 +49,7 @@ def measured(page: str, row: str, title: str) -> float:
 def read(page: str | None = None) -> Costs:
     """Return the costs that the committed table holds."""
     page = PAGE.read_text() if page is None else page
-    frame = measured(page, "whole-system", "the same per 100,000 frames, 1 node") / _PER
+    frame = measured(page, "whole-system", "CPU of all per 100,000 frames, 1 node") / _PER
     rest = frame * (1 - STORE_SHARE) / 2
     return Costs(
         append=frame * STORE_SHARE,
