@@ -166,7 +166,7 @@ class Proxy:
                     data = self._without_lost(parser, data)
                 writer.write(data)
                 await writer.drain()
-        except OSError:
+        except (OSError, RuntimeError):  # uvloop's word for a transport that was cut while this waited
             writer.transport.abort()
         finally:
             with suppress(OSError):
