@@ -23,6 +23,8 @@ _CONNECT_TIMEOUT = 1.0
 _CONFIRM_TIMEOUT = 5.0
 # Commands for so many channels are written at once after a reconnect, so that 100,000 of them do not stall the loop.
 _RESUBSCRIBE_BATCH = 500
+# A canary counts from 1; at two a second it never needs more.
+_CANARY_DIGITS = 15
 
 
 class Owner(Protocol):
@@ -183,8 +185,10 @@ class LivePath:
         kind, name, data = reply[0], reply[1], reply[2]
         if kind == b"smessage":
             if name == self.canary:
-                self._canary_number = int(data)
-                self._canary_heard.set()
+                # anybody who reaches the store may publish here: an error would end the connection of all channels
+                if data.isdigit() and len(data) <= _CANARY_DIGITS:
+                    self._canary_number = int(data)
+                    self._canary_heard.set()
             else:
                 self._heard = True
                 self._owner.heard(name, data)

@@ -48,6 +48,19 @@ async def test_after_unsubscribe_nothing_is_heard_and_the_channel_may_be_taken_a
     assert backplane.live.channels == 1
 
 
+@pytest.mark.parametrize("garbage", [b"", b"\xff\x00", b"{}", b"-1", "²".encode(), b"9" * 5_000])
+async def test_garbage_for_the_canary_does_not_end_the_connection_of_all(backplane: Backplane, garbage: bytes) -> None:
+    """Python refuses to read a number of 5,000 digits, and an error would reach the transport."""
+    ear = Ear()
+    await backplane.live.subscribe("c", ear)
+    async with backplane.answering():
+        for path in backplane.live._paths.values():
+            await publish(backplane, path.canary.decode(), garbage)
+    await publish(backplane, "c", b"still here")
+    await wait_until(lambda: ear.messages == [b"still here"], "the others are heard")
+    assert (backplane.live.reconnects, ear.misses) == (0, 0)
+
+
 async def test_a_lost_connection_is_made_again_and_every_listener_is_told(backplane: Backplane) -> None:
     ear = Ear()
     await backplane.live.subscribe("c", ear)
