@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,14 +68,15 @@ class Link:
         """
         path = urlsplit(self.url).path.strip("/")
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                await self._sio.connect(
-                    self.url,
-                    auth={} if token is None else {"token": token},
-                    transports=["websocket"],
-                    socketio_path=f"{path}/socket.io" if path else "socket.io",
-                    wait_timeout=CONNECT_TIMEOUT,
-                )
+            with _heeding_cancels():
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await self._sio.connect(
+                        self.url,
+                        auth={} if token is None else {"token": token},
+                        transports=["websocket"],
+                        socketio_path=f"{path}/socket.io" if path else "socket.io",
+                        wait_timeout=CONNECT_TIMEOUT,
+                    )
         except (socketio.exceptions.SocketIOError, aiohttp.ClientError, OSError, ValueError) as error:
             await self.close()
             if self._refused is not None:
@@ -142,7 +143,7 @@ class Link:
     async def close(self) -> None:
         """End the connection and free what it holds, also when the other side is dead."""
         self.cut("closed")
-        with suppress(Exception):
+        with _heeding_cancels(), suppress(Exception):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._sio.disconnect()
                 # engineio leaves the WebSocket open when it gave up on a silent server.
@@ -156,3 +157,18 @@ class Link:
         inside = data.get("data")
         told = {"code": data.get("message"), **(inside if isinstance(inside, dict) else {})}
         self._refused = refusal(told)
+
+
+@contextmanager
+def _heeding_cancels() -> Iterator[None]:
+    """Raise a cancellation of this task that a library kept to itself in this block.
+
+    `asyncio.wait_for` of Python 3.11, which python-socketio waits for its handshake with, drops one that comes in the
+    moment of its result (https://github.com/python/cpython/issues/86296), and engineio's loops end on one as on any
+    farewell. The task would go on, and whoever ends it would wait for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
