@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from backplane.connection import RETRIES, Backplane, open_servers, redis_errors
+from backplane.connection import RETRIES, Backplane, as_recorded, open_servers, redis_errors
 from backplane.errors import Internal, ThreadlineError
 from backplane.ids import new_id, thread_ref
 from backplane.self_test import KEEPS_ALL
@@ -68,7 +68,7 @@ async def check_redis(settings: Settings) -> list[Finding]:
         reach = await _guarded("redis", lambda: _reachable(servers, redis))
         if not reach.ok:
             return [reach]
-        backplane = Backplane(settings, servers, redis, redis)
+        backplane = Backplane(await as_recorded(settings, redis), servers, redis, redis)
         primaries = zip(servers.primaries, backplane.primaries(), strict=True)
         seen = [await _look(str(server), client) for server, client in primaries]
         watched = servers.address.kind != "single"
@@ -266,6 +266,8 @@ async def _partitions(settings: Settings, backplane: Backplane) -> Finding:
             "partitions", True, f"nothing is recorded yet; the first start will record {settings.partitions}"
         )
     found = int(recorded)
+    if "partitions" not in settings.model_fields_set:
+        return Finding("partitions", True, f"{found}, as recorded")
     if found != settings.partitions:
         return Finding(
             "partitions",

@@ -111,16 +111,39 @@ async def answered(seconds: float) -> AsyncIterator[None]:
             yield
 
 
+async def as_recorded(settings: Settings, redis: Redis) -> Settings:
+    """Return settings with the number of partitions that the deployment has, unless one is configured.
+
+    So a deployment goes on when the default changes.
+
+    Raises:
+        Unavailable: when Redis did not answer.
+    """
+    if "partitions" in settings.model_fields_set:
+        return settings
+    async with answered(settings.redis_timeout):
+        recorded: Any = await redis.hget(Keys(settings.key_prefix, 1).meta, "partitions")
+    return settings if recorded is None else settings.model_copy(update={"partitions": int(recorded)})
+
+
 class Backplane:
     """What one process shares with all others, by way of Redis."""
 
-    def __init__(self, settings: Settings, servers: Servers, redis: Redis, blocking: Redis) -> None:
+    def __init__(
+        self, settings: Settings, servers: Servers, redis: Redis, blocking: Redis, *, relaxed: bool = False
+    ) -> None:
         self.settings = settings
         self.servers = servers
         self.redis = redis
         self.keys = Keys(settings.key_prefix, settings.partitions)
         self._slots = lru_cache(maxsize=8192)(self._slots_of)
-        self.live = LiveChannels(settings, servers, lambda tag: self.keys.canary(settings.node_id, tag), self._publish)
+        self.live = LiveChannels(
+            settings,
+            servers,
+            lambda tag: self.keys.canary(settings.node_id, tag),
+            self._publish,
+            relaxed=relaxed,
+        )
         self.doorbell = Doorbell(self.keys, redis, blocking, settings.redis_timeout, settings.tenant_weights)
         self.readings = Readings(self)
         self.log = Log(self)
@@ -136,8 +159,10 @@ class Backplane:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Backplane]:
-        """Connect, check that this deployment fits what Redis holds, and listen.
+    async def open(cls, settings: Settings, *, relaxed: bool = False) -> AsyncIterator[Backplane]:
+        """Connect, check that this deployment fits what Redis holds, and listen; `relaxed` as LiveChannels has it.
+
+        A number of partitions that is not configured is the one that is recorded.
 
         Raises:
             Unavailable: when Redis cannot be reached.
@@ -152,7 +177,7 @@ class Backplane:
             # the claimer retries by itself, after a pause
             blocking = servers.client(0)
             stack.push_async_callback(blocking.aclose)
-            backplane = cls(settings, servers, redis, blocking)
+            backplane = cls(await as_recorded(settings, redis), servers, redis, blocking, relaxed=relaxed)
             await check_memory(backplane)
             await backplane.check_meta()
             async with answered(settings.redis_timeout):
@@ -264,7 +289,9 @@ class Backplane:
 
 
 @asynccontextmanager
-async def opened_when_reachable(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Backplane | None]:
+async def opened_when_reachable(
+    settings: Settings, stop: asyncio.Event, *, relaxed: bool = False
+) -> AsyncIterator[Backplane | None]:
     """Open a backplane, however long Redis takes to come up; None when `stop` was set first.
 
     Raises:
@@ -273,7 +300,7 @@ async def opened_when_reachable(settings: Settings, stop: asyncio.Event) -> Asyn
     async with AsyncExitStack() as stack:
         while not stop.is_set():
             try:
-                backplane = await stack.enter_async_context(Backplane.open(settings))
+                backplane = await stack.enter_async_context(Backplane.open(settings, relaxed=relaxed))
             except Unavailable as error:
                 _log.warning("waiting for Redis", url=without_password(settings.redis_url), error=error.message)
                 with suppress(TimeoutError):

@@ -37,6 +37,8 @@ _FOLLOW = 1.0
 """Seconds between two looks at who the primaries are, while nothing hints at a change."""
 _FOLLOW_IN_DOUBT = 0.1
 """Seconds between them while a path is lost: delivery goes on that much behind a failover."""
+RELAXED = 10
+"""How many times as long a relaxed canary pauses: there are many more workers than gateways."""
 
 
 class Listener(Protocol):
@@ -57,6 +59,8 @@ class LiveChannels:
         servers: who the primaries are.
         canary: returns the channel of this process alone with this hash tag.
         publish: publishes over the command connection.
+        relaxed: whether this process is told by other means as well what it listens for, and soon enough: then its
+            canaries sing more rarely.
     """
 
     def __init__(
@@ -65,8 +69,11 @@ class LiveChannels:
         servers: Servers,
         canary: Callable[[str], str],
         publish: Callable[[str, bytes], Awaitable[None]],
+        *,
+        relaxed: bool = False,
     ) -> None:
         self._settings = settings
+        self._pause = settings.canary_interval * (RELAXED if relaxed else 1)
         self._servers = servers
         self._canary = canary
         self._publish = publish
@@ -220,7 +227,7 @@ class LiveChannels:
         for server in self._servers.primaries:
             if server not in self._paths:
                 canary = self._canary(self._servers.tag(server)).encode()
-                self._paths[server] = LivePath(self, server, canary, self._settings, self._publish)
+                self._paths[server] = LivePath(self, server, canary, self._settings, self._publish, self._pause)
                 self._paths[server].open(self._servers.address)
         for name in list(self._listeners):
             before = self._at.pop(name, None)

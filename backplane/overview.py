@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backplane.ids import ThreadRef
 from backplane.keys import split_member
-from backplane.pipeline import pipelined
+from backplane.pipeline import Command, pipelined
 
 if TYPE_CHECKING:
     from backplane.connection import Backplane
@@ -40,30 +40,35 @@ class Overview:
 
 
 async def look(backplane: Backplane) -> Overview:
-    """Look at every partition, in one round trip.
+    """Look at every partition, and closer at those in which there is something.
 
     Raises:
         Unavailable: when Redis did not answer.
     """
     keys = backplane.keys
     partitions = [keys.partition(number) for number in range(keys.partitions)]
-    commands: list[tuple[str | int, ...]] = [("TIME",)]
+    counting: list[Command] = [("TIME",)]
     for partition in partitions:
-        commands.append(("ZCARD", partition.ready))
-        commands.append(("ZRANGE", partition.ready, 0, MOST - 1, "WITHSCORES"))
-        commands.append(("ZCARD", partition.due))
-        commands.append(("ZRANGE", partition.due, 0, MOST - 1, "WITHSCORES"))
+        counting += [("ZCARD", partition.ready), ("ZCARD", partition.due)]
     async with backplane.answering():
-        (seconds, micros), *answers = await pipelined(backplane.redis, commands)
+        (seconds, micros), *counts = await pipelined(backplane.redis, counting)
+        ready = await _first(backplane, [p.ready for p, count in zip(partitions, counts[::2], strict=True) if count])
+        looked_at = await _first(backplane, [p.due for p, count in zip(partitions, counts[1::2], strict=True) if count])
     now = int(seconds) + int(micros) / 1e6
-    waiting = [mark for found in answers[1::4] for mark in _marks(found, now, -1)]
-    due = [mark for found in answers[3::4] for mark in _marks(found, now, 1)]
+    waiting = [mark for found in ready for mark in _marks(found, now, -1)]
+    due = [mark for found in looked_at for mark in _marks(found, now, 1)]
     return Overview(
-        sum(answers[0::4]),
+        sum(counts[::2]),
         sorted(waiting, key=lambda mark: -mark.seconds)[:MOST],
-        sum(answers[2::4]),
+        sum(counts[1::2]),
         sorted(due, key=lambda mark: mark.seconds)[:MOST],
     )
+
+
+async def _first(backplane: Backplane, names: list[str]) -> list[list[bytes]]:
+    if not names:
+        return []
+    return await pipelined(backplane.redis, [("ZRANGE", name, 0, MOST - 1, "WITHSCORES") for name in names])
 
 
 def _marks(found: list[bytes], now: float, sign: int) -> list[Mark]:

@@ -87,8 +87,9 @@ class LivePath:
         owner: whom messages, losses and new connections are told.
         server: the primary.
         canary: the channel of this process alone at this primary.
-        settings: how often the canary sings.
+        settings: within what time a canary must be heard.
         publish: publishes over the command connection.
+        pause: seconds between two songs of the canary while it is heard.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class LivePath:
         canary: bytes,
         settings: Settings,
         publish: Callable[[str, bytes], Awaitable[None]],
+        pause: float,
     ) -> None:
         self.canary = canary
         self.deaf = True
@@ -106,6 +108,7 @@ class LivePath:
         self._server = server
         self._settings = settings
         self._publish = publish
+        self._pause = pause
         self._channels: dict[bytes, None] = {}
         # commands sent and not yet confirmed, per channel: only the last confirmation counts
         self._pending: Counter[bytes] = Counter()
@@ -302,7 +305,7 @@ class LivePath:
             await self._connected.wait()
             if self._heard and not self.deaf:
                 self._heard = False
-                await asyncio.sleep(self._settings.canary_interval)
+                await asyncio.sleep(self._pause)
                 continue
             self._heard = False
             self._sung += 1
@@ -324,7 +327,7 @@ class LivePath:
             except ThreadlineError as error:
                 self.deaf = True
                 _log.warning("the canary could not sing", server=str(self._server), error=error.message)
-            await asyncio.sleep(self._settings.canary_interval)
+            await asyncio.sleep(self._settings.canary_interval if self.deaf else self._pause)
 
     async def _hear(self, number: int) -> None:
         while self._canary_number < number:

@@ -14,11 +14,14 @@ import structlog
 
 from backplane.connection import Backplane
 from backplane.errors import ThreadlineError
-from backplane.pipeline import pipelined
+from backplane.pipeline import Command, pipelined
 
 _log = structlog.get_logger("backplane.recoverer")
 _AT_ONCE = 100
 """Due turns of one partition that are looked at in one pass."""
+AHEAD = 1.0
+"""Seconds that a partition in which nothing will be due is left alone. What comes into it meanwhile is due later still:
+two seconds for a doorbell that was not answered, a lease for a worker, and a deadline is further away than both."""
 # The lease outlives a few passes, so that a slow pass does not put two recoverers to work for nothing.
 _LEASE_PASSES = 4
 
@@ -34,6 +37,12 @@ class Recoverer:
         self._answered = self._clock()
         """When Redis was to answer next, having answered before: later is an outage."""
         self._owners_may_come = float("-inf")
+        settings = self._settings
+        self._ahead = 1000 * min(
+            AHEAD, settings.lease, settings.cancel_grace, settings.retry_backoff, settings.turn_timeout
+        )
+        self._ask_at = [0.0] * backplane.keys.partitions
+        """When each partition is asked again, by Redis' clock (ms)."""
 
     async def run(self) -> None:
         """Make a pass every `recover_interval`; a Redis error ends the pass, not the recoverer."""
@@ -82,28 +91,45 @@ class Recoverer:
         return None if self._mine else min(max(left, 0), lease) / 1000
 
     async def look(self) -> int:
-        """Look once at everything that is due. Returns how many turns something was done for."""
-        keys = self._backplane.keys
+        """Look once at everything that is due. Returns how many turns something was done for.
+
+        Not at every partition in every pass: most turns renew their lease long before it lapses, so that nearly all
+        partitions can say that nothing will be due soon.
+        """
         async with self._backplane.answering():
             ((seconds, micros),) = await pipelined(self._backplane.redis, [("TIME",)])
             now = int(seconds) * 1000 + int(micros) // 1000
-            found = await pipelined(
-                self._backplane.redis,
-                [
-                    ("ZRANGE", keys.partition(partition).due, "-inf", now, "BYSCORE", "LIMIT", 0, _AT_ONCE)
-                    for partition in range(keys.partitions)
-                ],
-                raises=False,
-            )
+            # one that lies too far ahead was noted before the clock was set back
+            asked = [number for number, at in enumerate(self._ask_at) if not now < at <= now + self._ahead]
+            questions = [self._ask(number, now) for number in asked]
+            found = await pipelined(self._backplane.redis, questions, raises=False) if asked else []
         acted = 0
         grace = max(0.0, self._owners_may_come - self._clock())
-        for members in found:
-            if isinstance(members, Exception):  # one shard of a Cluster: the turns of the others do not wait for it
-                _log.warning("a partition could not be looked at", error=repr(members))
+        for number, answer in zip(asked, found, strict=True):
+            if isinstance(answer, Exception):  # one shard of a Cluster: the turns of the others do not wait for it
+                _log.warning("a partition could not be looked at", error=repr(answer))
                 continue
-            for member in members:
+            for member in self._due(number, now, answer):
                 what = await self._backplane.turns.recover(member.decode(), grace)
                 acted += what != "none"
                 if what not in {"none", "rung"}:
                     _log.warning("a turn was recovered", turn=member.decode(), what=what)
         return acted
+
+    def _ask(self, number: int, now: int) -> Command:
+        due, until = self._backplane.keys.partition(number).due, now + self._ahead
+        return ("ZRANGE", due, "-inf", until, "BYSCORE", "LIMIT", 0, _AT_ONCE, "WITHSCORES")
+
+    def _due(self, number: int, now: int, answer: list[bytes]) -> list[bytes]:
+        """Return the members that are due now, and note when the partition is to be asked again."""
+        marks = list(zip(answer[::2], map(float, answer[1::2]), strict=True))
+        due = [member for member, at in marks if at <= now]
+        if due:
+            self._ask_at[number] = now  # something of them may be due again soon, and there may be more
+        elif marks:
+            self._ask_at[number] = marks[0][1]
+        else:
+            # the first time by turns, so that they are not all asked in the same pass for ever
+            spread = (number + 1) / len(self._ask_at) if not self._ask_at[number] else 1.0
+            self._ask_at[number] = now + spread * self._ahead
+        return due

@@ -48,8 +48,8 @@ class Settings(BaseSettings):
     """Where Redis or Valkey is: one server, Sentinel or Cluster (docs/redis.md)."""
     key_prefix: str = Field(default="threadline", pattern=r"^[A-Za-z0-9_.-]+$")
     """Keeps two deployments on one Redis apart."""
-    partitions: int = Field(default=64, ge=1, le=16384)
-    """How many partitions threads are spread over; recorded in Redis at the first start."""
+    partitions: int = Field(default=256, ge=1, le=16384)
+    """How many partitions threads are spread over; recorded at the first start, and taken from there when unset."""
     redis_timeout: _Seconds = 5.0
     """How long one command may take before the call is answered `unavailable`."""
 
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
     max_frame_bytes: _Positive = 1_000_000
     """A frame from a client over this closes its connection."""
     canary_interval: _Seconds = 0.5
-    """How often a node checks that it hears its own pub/sub path."""
+    """How often a node checks that it hears its own pub/sub path; a worker does a tenth as often."""
     poll_interval: _Seconds = 1.0
     """How often a node reads the log of a watched thread whose turn runs, in case every wake-up is lost."""
     drain_grace: _Seconds = 10.0

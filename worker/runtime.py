@@ -145,7 +145,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         Misconfigured: when the agent cannot be loaded, or the settings contradict what Redis holds.
     """
     agent = load_agent(settings.agent)
-    async with opened_when_reachable(settings, stop) as backplane:
+    # relaxed: what the control channels say, the verdict of the next heartbeat says as well
+    async with opened_when_reachable(settings, stop, relaxed=True) as backplane:
         if backplane is None:
             return
         worker = Worker(backplane, agent)

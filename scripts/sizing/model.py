@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from backplane.live import RELAXED
+from backplane.recoverer import AHEAD
 from backplane.settings import Settings
 from scripts.sizing.costs import Costs
 
 _SETTINGS = Settings.model_fields
 _HEARTBEAT = float(_SETTINGS["heartbeat"].default)
 _CANARY = float(_SETTINGS["canary_interval"].default)
-_LOOK = float(_SETTINGS["recover_interval"].default)
 _BEAT = 2.5 * float(_SETTINGS["coalesce"].default)
 """Seconds between two frames of a turn, while many talk in its worker."""
 _RING = 3
@@ -85,7 +86,7 @@ def size(load: Load, costs: Costs) -> Fleet:
     speaking = frames * costs.speak
     workers = max(1, math.ceil(load.turns / load.slots), math.ceil(speaking / load.target))
     nodes, serving = _gateways(load, costs, frames)
-    canaries = (nodes + workers) / _CANARY * costs.append
+    canaries = (nodes + workers / RELAXED) / _CANARY * costs.append
     appending = (frames + load.turns / _HEARTBEAT) * costs.append
     # each shard has its own share, and all canaries; when these alone are too much, no number helps
     free = max(load.target - canaries, load.target / 10)
@@ -99,7 +100,7 @@ def size(load: Load, costs: Costs) -> Fleet:
         shard=appending / shards + canaries,
         line=load.turns / load.seconds * _RING * costs.append,
         canaries=canaries,
-        recoverer=load.partitions / _LOOK * costs.append,
+        recoverer=load.partitions / AHEAD * costs.append,
         partitions=shards / load.partitions,
         links=(nodes + workers) * _LINKS,
     )

@@ -26,6 +26,35 @@ async def test_a_process_with_another_number_of_partitions_refuses_to_start(open
             pass
 
 
+async def test_a_process_without_a_number_of_its_own_takes_the_recorded_one(
+    open_backplane: Any, redis_url: str, prefix: str
+) -> None:
+    """A deployment of 64 partitions goes on when the default changes, also after all of its processes were renewed."""
+    async with open_backplane(partitions=64) as first:
+        ref = thread_ref("kept")
+        await first.turns.start(ref, Start("q", "ann", "sid"))
+    async with Backplane.open(Settings(redis_url=redis_url, key_prefix=prefix)) as later:
+        assert later.settings.partitions == later.keys.partitions == 64
+        assert (await later.turns.start(ref, Start("again", "ann", "sid"))).offset > 1
+
+
+async def test_the_first_process_without_a_number_records_the_default(redis_url: str, prefix: str) -> None:
+    async with Backplane.open(Settings(redis_url=redis_url, key_prefix=prefix)) as backplane:
+        default = Settings.model_fields["partitions"].default
+        assert await backplane.redis.hget(backplane.keys.meta, "partitions") == str(default).encode()
+
+
+async def test_a_number_from_the_environment_is_configured(
+    open_backplane: Any, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_backplane(partitions=4):
+        pass
+    monkeypatch.setenv("THREADLINE_PARTITIONS", "256")
+    with pytest.raises(Misconfigured, match="set THREADLINE_PARTITIONS=4"):
+        async with Backplane.open(Settings(redis_url=redis_url, key_prefix=prefix)):
+            pass
+
+
 async def test_two_deployments_on_one_redis_do_not_meet(open_backplane: Any, prefix: str) -> None:
     ref = thread_ref("same")
     async with open_backplane() as one, open_backplane(key_prefix=f"{prefix}:b".replace(":", "-")) as two:

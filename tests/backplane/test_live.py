@@ -127,3 +127,16 @@ async def test_the_canary_keeps_still_where_there_is_traffic_and_sings_where_the
         assert path._sung == sung
         await wait_until(lambda: path._sung > sung, "it is quiet: the canary sings")
         assert not backplane.live.deaf
+
+
+async def test_a_relaxed_canary_pauses_for_longer_while_it_is_heard_alone(settings: Any) -> None:
+    """Whoever is told by other means too must not make each shard's work grow with the number of such processes."""
+    async with Backplane.open(settings(canary_interval=0.2), relaxed=True) as backplane:
+        (path,) = backplane.live._paths.values()
+        assert path._pause == pytest.approx(2.0)
+        await wait_until(lambda: not path.deaf, "the first canary is heard")
+        sung = path._sung
+        backplane.live.reconnect()
+        await wait_until(lambda: path.deaf, "the connection is lost")
+        await wait_until(lambda: not path.deaf, "it sings anew, and is heard")
+        assert path._sung > sung

@@ -59,6 +59,63 @@ async def test_a_lapsed_lease_is_found_and_the_turn_claimed_elsewhere(open_backp
             running.cancel()
 
 
+class Asked:
+    """Counts which partitions a recoverer asks."""
+
+    def __init__(self, recoverer: Recoverer) -> None:
+        self.numbers: list[int] = []
+        self._ask = recoverer._ask
+        recoverer._ask = self.ask  # type: ignore[method-assign]
+
+    def ask(self, number: int, now: int) -> Any:
+        self.numbers.append(number)
+        return self._ask(number, now)
+
+
+async def test_a_partition_without_anything_due_soon_is_left_alone_for_a_while(open_backplane: Any) -> None:
+    """So a pass costs the same with many partitions as with few; each is asked within a second all the same."""
+    async with open_backplane(partitions=8) as backplane:
+        recoverer = Recoverer(backplane)
+        asked = Asked(recoverer)
+        await recoverer.look()
+        assert asked.numbers == list(range(8)), "nothing is known at first"
+        asked.numbers.clear()
+        await recoverer.look()
+        assert asked.numbers == []
+        seconds, micros = await backplane.redis.time()
+        now = seconds * 1000 + micros // 1000
+        assert all(now < at <= now + 1000 for at in recoverer._ask_at)
+        assert len({round(at) for at in recoverer._ask_at}) > 4, "not all in the same pass"
+
+
+async def test_a_turn_is_looked_at_when_it_is_due_and_not_before(open_backplane: Any) -> None:
+    async with open_backplane(lease=0.9, recover_interval=0.01) as backplane:
+        await backplane.turns.start(REF, Start("q", "ann", "sid"))
+        member = await backplane.doorbell.wait()
+        claim = await backplane.turns.claim(member, "dies")
+        assert claim is not None
+        partition = backplane.keys.thread(REF).partition
+        due = await backplane.redis.zscore(partition.due, member)
+        recoverer = Recoverer(backplane)
+        assert await recoverer.look() == 0
+        assert due in recoverer._ask_at, "it is known when somebody must look"
+
+        async def recovered() -> bool:
+            return await recoverer.look() == 1
+
+        await wait_until(recovered, "the lease lapses")
+        seconds, micros = await backplane.redis.time()
+        assert seconds * 1000 + micros // 1000 >= due
+
+
+async def test_a_clock_that_is_set_back_hides_no_turn(backplane: Backplane) -> None:
+    _, member = await lapsed(backplane)
+    recoverer = Recoverer(backplane)
+    recoverer._ask_at = [4e12] * len(recoverer._ask_at)
+    assert await recoverer.look() == 1
+    assert await backplane.doorbell.wait() == member
+
+
 async def test_an_error_of_redis_ends_the_pass_and_not_the_recoverer(open_backplane: Any) -> None:
     async with open_backplane(recover_interval=0.01) as backplane:
         await backplane.redis.lpush(backplane.keys.recoverer, "a list where a string is expected")

@@ -52,6 +52,14 @@ async def test_another_number_of_partitions_is_named_with_the_variable(settings:
     assert f"THREADLINE_PARTITIONS={backplane.settings.partitions}" in finding.advice
 
 
+async def test_a_number_of_partitions_that_is_not_configured_is_the_recorded_one(
+    redis_url: str, prefix: str, backplane: Backplane
+) -> None:
+    finding = by_name(await check_redis(Settings(redis_url=redis_url, key_prefix=prefix)))["partitions"]
+    assert finding.ok
+    assert finding.text == f"{backplane.settings.partitions}, as recorded"
+
+
 async def test_a_redis_that_is_not_there_is_the_only_finding() -> None:
     (finding,) = await check_redis(Settings(redis_url="redis://127.0.0.1:1/0"))
     assert (finding.name, finding.ok) == ("redis", False)
