@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, async_playwright, expect
 
 from tests.fleet.fleet import Fleet
+from tests.support.skipping import unable
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = (
@@ -28,13 +27,6 @@ ARGUMENTS = (
 DEADLINE_MS = 20_000
 """Ends a hang; no step takes as long."""
 expect.set_options(timeout=DEADLINE_MS)
-
-
-def unable(reason: str) -> NoReturn:
-    """Skip, saying why; where CI=true nothing may be skipped, so fail."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 class Tab:
