@@ -8,21 +8,17 @@ Source: https://docs.ag-ui.com/concepts/events, https://docs.ag-ui.com/concepts/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from backplane import events
 from backplane.events import dumps
-from backplane.notices import THREAD_DELETED
 from gateway.degraded import DEGRADED
-from gateway.dialects.view import Fields, Frame, into, pending_call
-
-_STOPPED = frozenset({"cancelled", "superseded"})
+from gateway.dialects.view import Fields, Frame, View, pending_call
 
 
-class AgUi:
-    """One turn as AG-UI tells it. A `View`.
+class AgUi(View):
+    """One turn as AG-UI tells it.
 
     Args:
         thread_id: the thread.
@@ -35,43 +31,19 @@ class AgUi:
     def __init__(
         self, thread_id: str, run_id: str, request_id: str, given: Sequence[Frame] = (), *, tell_given: bool = False
     ) -> None:
-        self.ended = False
+        super().__init__(request_id)
         self._thread_id = thread_id
         self._run_id = run_id
-        self._request_id = request_id
         # what the client has of this turn is made anew from the log
         self._given = [message for message in given if not str(message.get("id", "")).startswith(f"{request_id}-")]
         self._tell_given = tell_given
-        self._number = 0
-        self._open: tuple[str, str] | None = None
-        """`text` or `reasoning`, and the id of the message that is being written."""
         self._writing: dict[str, str] = {}
         """Tool calls whose arguments are being written: id -> name."""
-        self._calls: dict[str, tuple[str, Any]] = {}
-        """Tool calls that have no result yet."""
         self._done: set[str] = set()
         self._parent = ""
         """The message that tool calls of this round belong to."""
         self._pieces: list[tuple[int, str, str, Any]] = []
         """What the turn has said: offset, kind, id of the message, and the piece."""
-        self._settled: frozenset[str] = frozenset()
-        self._closing: list[Frame] = []
-        self._feeds: dict[str, Callable[[Fields], list[Frame]]] = {
-            events.ITERATION_START: lambda fields: self._next_message(),
-            events.TEXT_DELTA: self._text,
-            events.THINKING_DELTA: self._thinking,
-            events.TOOL_ARGS_DELTA: self._args,
-            events.TOOL_CALL: self._call,
-            events.TOOL_RESULT: self._result,
-            events.APPROVAL_REQUEST: self._asked,
-            events.APPROVAL_DECIDED: self._decided,
-            events.TURN_RESTARTED: self._restarted,
-            events.QUEUE_ITEM_QUEUED: self._queued,
-            events.QUEUE_ITEM_DELIVERED: self._delivered,
-            events.QUEUE_ITEM_REMOVED: lambda fields: self._finish({"type": "cancelled"}),
-            events.CHAT_DONE: self._answered,
-            events.CHAT_ERROR: self._failed,
-        }
 
     # --- the stream --------------------------------------------------------------------------------------
 
@@ -88,31 +60,13 @@ class AgUi:
             frames.append(self._call_started(call_id, name))
         return frames
 
-    def feed(self, name: str, fields: Fields) -> list[Frame]:
-        """Return the AG-UI events of one event."""
-        if name == THREAD_DELETED:
-            return self._error("The thread was deleted.", THREAD_DELETED)
-        if name == DEGRADED:
-            return [{"type": "CUSTOM", "name": DEGRADED, "value": fields}]
-        if fields.get("request_id") != self._request_id or name not in self._feeds:
-            return []
-        return into(self._feeds[name](fields), fields)
+    def _told(self, name: str, fields: Fields) -> list[Frame]:
+        frames = super()._told(name, fields)
+        # the time of the event, in Unix milliseconds
+        return [{**frame, "timestamp": fields["ts"]} for frame in frames] if "ts" in fields else frames
 
-    def settle(self, approvals: frozenset[str]) -> None:
-        """Take the ids of questions that are decided."""
-        self._settled |= approvals
-
-    def adopt(self, snapshot: Fields) -> list[Frame]:
-        """Return the turn as a snapshot has it: all messages at once, and its end if it has ended."""
-        turns = [turn for turn in (snapshot["turn"], *snapshot["parallel"]) if turn]
-        turn = next((turn for turn in turns if turn["request_id"] == self._request_id), None)
-        if turn is None:
-            said = [message for message in snapshot["messages"] if message["request_id"] == self._request_id]
-            answer = next((message for message in said if message["role"] == "assistant"), None)
-            if answer is not None:
-                self._pieces.append((0, "text", self._next_id(), answer["content"]))
-            whole = answer is not None and not answer.get("interrupted")
-            return [self._snapshot(), *self._finish({"type": "success" if whole else "cancelled"})]
+    def _so_far(self, turn: Fields) -> list[Frame]:
+        """Return all messages at once."""
         if turn["thinking"]:
             self._pieces.append((0, "reasoning", self._next_id(), turn["thinking"]))
         self._parent = self._next_id()
@@ -124,17 +78,18 @@ class AgUi:
                 self._pieces.append((0, "result", tool["tool_call_id"], tool))
         if turn["text"]:
             self._pieces.append((0, "text", self._next_id(), turn["text"]))
-        frames = [self._snapshot()]
-        for approval in turn["approvals"]:
-            if approval["state"] == "pending":
-                frames += self._asked(approval)
-        return frames
+        return [self._snapshot()]
+
+    def _over(self, answer: Fields | None) -> list[Frame]:
+        if answer is not None:
+            self._pieces.append((0, "text", self._next_id(), answer["content"]))
+        whole = answer is not None and not answer.get("interrupted")
+        return [self._snapshot(), *self._finish({"type": "success" if whole else "cancelled"})]
+
+    def _degraded(self, fields: Fields) -> list[Frame]:
+        return [{"type": "CUSTOM", "name": DEGRADED, "value": fields}]
 
     # --- what is said ------------------------------------------------------------------------------------
-
-    def _next_id(self) -> str:
-        self._number += 1
-        return f"{self._request_id}-{self._number}"
 
     def _close(self) -> list[Frame]:
         """Return the end of everything that is being written."""
@@ -146,7 +101,7 @@ class AgUi:
         self._writing = {}
         return frames
 
-    def _next_message(self) -> list[Frame]:
+    def _round(self, fields: Fields) -> list[Frame]:
         self._parent = ""
         return self._close()
 
@@ -241,10 +196,6 @@ class AgUi:
             interrupt["toolCallId"] = call_id
         return {**interrupt, "responseSchema": schema, "metadata": about}
 
-    def _decided(self, fields: Fields) -> list[Frame]:
-        self.ended, self._closing = False, []  # only where the question was told by an earlier stream
-        return []
-
     # --- restarts and ends -------------------------------------------------------------------------------
 
     def _restarted(self, fields: Fields) -> list[Frame]:
@@ -288,10 +239,11 @@ class AgUi:
         about = {"lane": fields["lane"], "position": fields["position"]}
         return [{"type": "CUSTOM", "name": "queued", "value": about}]
 
-    def _delivered(self, fields: Fields) -> list[Frame]:
-        if "into_request_id" not in fields:
-            return []
-        return self._finish({"type": "success"}, result={"deliveredInto": fields["into_request_id"]})
+    def _taken_in(self, request_id: str) -> list[Frame]:
+        return self._finish({"type": "success"}, result={"deliveredInto": request_id})
+
+    def _removed(self, fields: Fields) -> list[Frame]:
+        return self._finish({"type": "cancelled"})
 
     def _answered(self, fields: Fields) -> list[Frame]:
         usage = fields.get("usage")
@@ -300,10 +252,8 @@ class AgUi:
             spent["model"] = usage["model"]
         return self._finish({"type": "success"}, **({"usage": [spent]} if spent else {}))
 
-    def _failed(self, fields: Fields) -> list[Frame]:
-        if fields["error_type"] in _STOPPED:
-            return self._finish({"type": "cancelled"}, result={"reason": fields["error_type"]})
-        return self._error(fields["message"], fields["error_type"])
+    def _stopped(self, reason: str) -> list[Frame]:
+        return self._finish({"type": "cancelled"}, result={"reason": reason})
 
     def _finish(self, outcome: Frame, **further: Any) -> list[Frame]:
         self.ended = True

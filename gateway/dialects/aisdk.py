@@ -9,58 +9,27 @@ Source: https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from gateway.dialects.view import Fields, Frame, View, pending_call
 
-from backplane import events
-from backplane.notices import THREAD_DELETED
-from gateway.degraded import DEGRADED
-from gateway.dialects.view import Fields, Frame, pending_call
-
-_STOPPED = frozenset({"cancelled", "superseded"})
 _OF_TOOLS = {"dynamic": True, "providerExecuted": True}
 
 
-class AiSdk:
-    """One turn as the AI SDK tells it. A `View`.
+class AiSdk(View):
+    """One turn as the AI SDK tells it.
 
     Args:
         request_id: the turn.
     """
 
     def __init__(self, request_id: str) -> None:
-        self.ended = False
-        self._request_id = request_id
-        self._number = 0
+        super().__init__(request_id)
         self._in_step = False
         self._said = False
         """Whether anything of the turn stands."""
-        self._open: tuple[str, str] | None = None
-        """`text` or `reasoning`, and the id of the part that is being written."""
         self._writing: set[str] = set()
         """Tool calls whose arguments are being written."""
-        self._calls: dict[str, tuple[str, Any]] = {}
-        """Tool calls that have no result yet."""
         self._asked_about: dict[str, tuple[str, bool]] = {}
         """Approval -> the tool call that it is about, and whether that was made for it."""
-        self._settled: frozenset[str] = frozenset()
-        self._closing: list[Frame] = []
-        self._feeds: dict[str, Callable[[Fields], list[Frame]]] = {
-            events.ITERATION_START: lambda fields: [*self._end_step(), *self._step()],
-            events.TEXT_DELTA: lambda fields: self._write("text", fields["delta"]),
-            events.THINKING_DELTA: lambda fields: self._write("reasoning", fields["delta"]),
-            events.TOOL_ARGS_DELTA: self._args,
-            events.TOOL_CALL: self._call,
-            events.TOOL_RESULT: self._result,
-            events.APPROVAL_REQUEST: self._asked,
-            events.APPROVAL_DECIDED: self._decided,
-            events.TURN_RESTARTED: self._restarted,
-            events.QUEUE_ITEM_QUEUED: self._queued,
-            events.QUEUE_ITEM_DELIVERED: self._delivered,
-            events.QUEUE_ITEM_REMOVED: lambda fields: self._stop("removed"),
-            events.CHAT_DONE: self._answered,
-            events.CHAT_ERROR: self._failed,
-        }
 
     # --- the stream --------------------------------------------------------------------------------------
 
@@ -75,31 +44,8 @@ class AiSdk:
         self._open = (kind, self._next_id())  # a part goes on as a new one: the reader may not have the old one
         return [start, {"type": f"{kind}-start", "id": self._open[1]}]
 
-    def feed(self, name: str, fields: Fields) -> list[Frame]:
-        """Return the chunks of one event."""
-        if name == THREAD_DELETED:
-            return self._error("The thread was deleted.")
-        if name == DEGRADED:
-            return [{"type": "data-degraded", "data": fields, "transient": True}]
-        if fields.get("request_id") != self._request_id or name not in self._feeds:
-            return []
-        return self._feeds[name](fields)
-
-    def settle(self, approvals: frozenset[str]) -> None:
-        """Take the ids of questions that are decided."""
-        self._settled |= approvals
-
-    def adopt(self, snapshot: Fields) -> list[Frame]:
-        """Return the turn as a snapshot has it: thinking, tools, text, and its end if it has ended."""
-        turns = [turn for turn in (snapshot["turn"], *snapshot["parallel"]) if turn]
-        turn = next((turn for turn in turns if turn["request_id"] == self._request_id), None)
-        if turn is None:
-            said = [message for message in snapshot["messages"] if message["request_id"] == self._request_id]
-            answer = next((message for message in said if message["role"] == "assistant"), None)
-            frames = self._write("text", answer["content"]) if answer else []
-            if answer is None or answer.get("interrupted"):
-                return [*frames, *self._stop("interrupted")]
-            return [*frames, *self._finish("stop", {})]
+    def _so_far(self, turn: Fields) -> list[Frame]:
+        """Return thinking, tools and text."""
         frames = self._write("reasoning", turn["thinking"]) if turn["thinking"] else []
         for tool in turn["tools"]:
             frames += self._call(tool)
@@ -107,16 +53,27 @@ class AiSdk:
                 frames += self._result(tool)
         if turn["text"]:
             frames += self._write("text", turn["text"])
-        for approval in turn["approvals"]:
-            if approval["state"] == "pending":
-                frames += self._asked(approval)
         return frames
+
+    def _over(self, answer: Fields | None) -> list[Frame]:
+        frames = self._write("text", answer["content"]) if answer else []
+        if answer is None or answer.get("interrupted"):
+            return [*frames, *self._stopped("interrupted")]
+        return [*frames, *self._finish("stop", {})]
+
+    def _degraded(self, fields: Fields) -> list[Frame]:
+        return [{"type": "data-degraded", "data": fields, "transient": True}]
 
     # --- what is said ------------------------------------------------------------------------------------
 
-    def _next_id(self) -> str:
-        self._number += 1
-        return f"{self._request_id}-{self._number}"
+    def _round(self, fields: Fields) -> list[Frame]:
+        return [*self._end_step(), *self._step()]
+
+    def _text(self, fields: Fields) -> list[Frame]:
+        return self._write("text", fields["delta"])
+
+    def _thinking(self, fields: Fields) -> list[Frame]:
+        return self._write("reasoning", fields["delta"])
 
     def _step(self) -> list[Frame]:
         if self._in_step:
@@ -194,7 +151,7 @@ class AiSdk:
         return [*frames, *self._closing]
 
     def _decided(self, fields: Fields) -> list[Frame]:
-        self.ended, self._closing = False, []  # only where the question was told by an earlier stream
+        super()._decided(fields)
         call_id, made = self._asked_about.pop(fields["approval_id"], ("", False))
         if not call_id:
             return []
@@ -222,28 +179,26 @@ class AiSdk:
         about = {"lane": fields["lane"], "position": fields["position"]}
         return [{"type": "data-queued", "data": about, "transient": True}]
 
-    def _delivered(self, fields: Fields) -> list[Frame]:
-        if "into_request_id" not in fields:
-            return []
-        return self._finish("other", {"delivered_into": fields["into_request_id"]})
+    def _taken_in(self, request_id: str) -> list[Frame]:
+        return self._finish("other", {"delivered_into": request_id})
+
+    def _removed(self, fields: Fields) -> list[Frame]:
+        return self._stopped("removed")
 
     def _answered(self, fields: Fields) -> list[Frame]:
         return self._finish("stop", {name: fields[name] for name in ("usage", "timing") if name in fields})
-
-    def _failed(self, fields: Fields) -> list[Frame]:
-        return self._stop(fields["error_type"]) if fields["error_type"] in _STOPPED else self._error(fields["message"])
 
     def _finish(self, reason: str, metadata: Fields) -> list[Frame]:
         frames, self.ended = self._end_step(), True
         self._closing = [{"type": "finish", "finishReason": reason, "messageMetadata": metadata}]
         return [*frames, *self._closing]
 
-    def _stop(self, reason: str) -> list[Frame]:
+    def _stopped(self, reason: str) -> list[Frame]:
         frames, self.ended = self._end_step(), True
         self._closing = [{"type": "abort", "reason": reason}, {"type": "finish", "finishReason": "other"}]
         return [*frames, *self._closing]
 
-    def _error(self, message: str) -> list[Frame]:
+    def _error(self, message: str, code: str) -> list[Frame]:
         frames, self.ended = self._end_step(), True
         self._closing = [{"type": "error", "errorText": message}]
         return [*frames, *self._closing]

@@ -11,9 +11,26 @@ from hypothesis import strategies as st
 
 from gateway.dialects.agui import AgUi
 from gateway.dialects.view import Frame
-
-R = "turn"
-Step = tuple[str, dict[str, Any]]
+from tests.gateway.dialects.steps import (
+    DONE,
+    ENDS,
+    MEANINGLESS,
+    QUEUED,
+    REMOVED,
+    STEPS,
+    TAKEN_IN,
+    TURN,
+    R,
+    Step,
+    approval,
+    args,
+    call,
+    ended,
+    failed,
+    result,
+    text,
+    thinking,
+)
 
 
 class Told:
@@ -35,44 +52,11 @@ class Told:
         return [frame["type"] for frame in self.frames]
 
 
-def text(delta: str) -> Step:
-    return "text_delta", {"delta": delta, "round": 1}
-
-
-def thinking(delta: str) -> Step:
-    return "thinking_delta", {"delta": delta, "round": 1}
-
-
-def args(delta: str, call_id: str = "c") -> Step:
-    return "tool_args_delta", {"delta": delta, "tool_call_id": call_id, "tool_name": "add", "round": 1}
-
-
-def call(call_id: str = "c", **given: Any) -> Step:
-    return "tool_call", {"tool_name": "add", "args": given, "tool_call_id": call_id, "round": 1}
-
-
-def result(call_id: str = "c", output: str = "3", success: bool = True) -> Step:
-    fields = {"tool_name": "add", "output": output, "success": success, "tool_call_id": call_id, "round": 1}
-    return "tool_result", fields
-
-
-def approval(approval_id: str = "turn.a", **given: Any) -> Step:
-    about = {"kind": "approval", "tool_name": "add", "args": given, "options": ["approved", "denied"]}
-    return "approval_request", {"approval_id": approval_id, "expires_at": 1_700_000_000_000, **about}
-
-
-DONE: Step = ("chat_done", {"full_response": "x", "timing": {}})
-
-
 def told(*steps: Step, **options: Any) -> Told:
     found = Told(**options)
     for name, fields in steps:
         found(name, **fields)
     return found
-
-
-def failed(error_type: str) -> Step:
-    return "chat_error", {"message": "It broke.", "error_type": error_type}
 
 
 def verified(frames: list[Frame]) -> None:
@@ -238,20 +222,17 @@ def test_a_stream_behind_the_end_tells_the_end_alone() -> None:
 
 
 def test_a_message_that_waits_is_told_and_its_end_without_a_turn_too() -> None:
-    queued: Step = ("queue_item_queued", {"item_id": R, "lane": "steer", "position": 1, "preview": "x"})
-    into: Step = ("queue_item_delivered", {"item_id": R, "lane": "steer", "into_request_id": "other"})
     begun: Step = ("queue_item_delivered", {"item_id": R, "lane": "followup"})
-    removed: Step = ("queue_item_removed", {"item_id": R, "lane": "steer"})
-    assert told(queued).frames[-1]["value"] == {"lane": "steer", "position": 1}
-    assert told(queued, into).frames[-1]["result"] == {"deliveredInto": "other"}
-    assert told(queued, removed).frames[-1]["outcome"] == {"type": "cancelled"}
-    assert not told(queued, begun).view.ended
+    assert told(QUEUED).frames[-1]["value"] == {"lane": "steer", "position": 1}
+    assert told(QUEUED, TAKEN_IN).frames[-1]["result"] == {"deliveredInto": "other"}
+    assert told(QUEUED, REMOVED).frames[-1]["outcome"] == {"type": "cancelled"}
+    assert not told(QUEUED, begun).view.ended
 
 
 def test_other_turns_and_what_has_no_meaning_here_are_passed_over() -> None:
     view = AgUi("t", "run", R)
     assert view.feed("text_delta", {"request_id": "other", "offset": 1, "delta": "x"}) == []
-    for name in ("chat_accepted", "inference_start", "inference_heartbeat", "step_done", "thread_renamed"):
+    for name in MEANINGLESS:
         assert view.feed(name, {"request_id": R, "offset": 2}) == []
     assert view.feed("degraded", {"degraded": True})[-1]["value"] == {"degraded": True}
     assert view.feed("thread_deleted", {})[-1]["code"] == "thread_deleted"
@@ -262,16 +243,9 @@ def test_each_frame_has_the_time_of_its_event() -> None:
     assert view.feed("text_delta", {"request_id": R, "offset": 1, "delta": "x", "ts": 5})[0]["timestamp"] == 5
 
 
-TURN = {"request_id": R, "text": "so far", "thinking": "Hm", "approvals": [], "state": "running"}
-
-
 def test_a_snapshot_stands_for_what_the_log_lost() -> None:
-    tools = [
-        {"tool_call_id": "a", "tool_name": "add", "args": {}, "round": 1, "output": "3", "success": True},
-        {"tool_call_id": "b", "tool_name": "add", "args": {}, "round": 1},
-    ]
     view = AgUi("t", "run", R, [{"id": "u", "role": "user", "content": "hi"}])
-    [frame] = view.adopt({"turn": {**TURN, "tools": tools}, "parallel": [], "messages": []})
+    [frame] = view.adopt({"turn": TURN, "parallel": [], "messages": []})
     assert [message["role"] for message in frame["messages"]] == ["user", "reasoning", "assistant", "tool", "assistant"]
     assert frame["messages"][-1]["content"] == "so far"
     frames = [*view.begin(), frame]
@@ -290,20 +264,9 @@ def test_a_snapshot_of_a_turn_that_waits_asks_again() -> None:
 
 @pytest.mark.parametrize(("more", "outcome"), [({}, "success"), ({"interrupted": True}, "cancelled")])
 def test_a_snapshot_without_the_turn_has_its_answer(more: Any, outcome: str) -> None:
-    answer = {"id": 2, "role": "assistant", "content": "It was.", "request_id": R, **more}
-    frames = AgUi("t", "run", R).adopt({"turn": None, "parallel": [], "messages": [answer]})
+    frames = AgUi("t", "run", R).adopt(ended(**more))
     assert frames[0]["messages"][-1]["content"] == "It was."
     assert frames[-1]["outcome"]["type"] == outcome
-
-
-STEPS = st.sampled_from(
-    [
-        text("x"), thinking("y"), args("{", "a"), args("}", "b"), call("a"), call("b"), result("a"), result("b"),
-        ("iteration_start", {"round": 2}), ("turn_restarted", {"attempt": 2}),
-        ("turn_restarted", {"attempt": 3, "kept_offset": 3}), ("inference_heartbeat", {}),
-    ]
-)  # fmt: skip
-ENDS = st.sampled_from([DONE, failed("cancelled"), failed("agent_error"), approval()])
 
 
 @settings(deadline=None, max_examples=300)

@@ -11,9 +11,27 @@ from hypothesis import strategies as st
 
 from gateway.dialects.aisdk import AiSdk
 from gateway.dialects.view import Frame
+from tests.gateway.dialects.steps import (
+    DONE,
+    ENDS,
+    MEANINGLESS,
+    QUEUED,
+    REMOVED,
+    STEPS,
+    TAKEN_IN,
+    TURN,
+    R,
+    Step,
+    approval,
+    args,
+    call,
+    ended,
+    failed,
+    result,
+    text,
+    thinking,
+)
 
-R = "turn"
-Step = tuple[str, dict[str, Any]]
 OF_TOOLS = {"dynamic": True, "providerExecuted": True}
 
 
@@ -26,41 +44,10 @@ def told(*steps: Step) -> list[Frame]:
     return [*view.begin(), *fed(view, *steps)]
 
 
-def text(delta: str) -> Step:
-    return "text_delta", {"delta": delta, "round": 1}
-
-
-def thinking(delta: str) -> Step:
-    return "thinking_delta", {"delta": delta, "round": 1}
-
-
-def args(delta: str, call_id: str = "c") -> Step:
-    return "tool_args_delta", {"delta": delta, "tool_call_id": call_id, "tool_name": "add", "round": 1}
-
-
-def call(call_id: str = "c", **given: Any) -> Step:
-    return "tool_call", {"tool_name": "add", "args": given, "tool_call_id": call_id, "round": 1}
-
-
-def result(call_id: str = "c", output: str = "3", success: bool = True) -> Step:
-    fields = {"tool_name": "add", "output": output, "success": success, "tool_call_id": call_id, "round": 1}
-    return "tool_result", fields
-
-
-def approval(approval_id: str = "turn.a", **given: Any) -> Step:
-    about = {"kind": "approval", "tool_name": "add", "args": given, "options": ["approved", "denied"]}
-    return "approval_request", {"approval_id": approval_id, "expires_at": 0, **about}
-
-
 def decided(decision: str | None, approval_id: str = "turn.a") -> Step:
     return "approval_decided", {"approval_id": approval_id, "state": "decided", "decision": decision, "by": "ann"}
 
 
-def failed(error_type: str) -> Step:
-    return "chat_error", {"message": "It broke.", "error_type": error_type}
-
-
-DONE: Step = ("chat_done", {"full_response": "x", "timing": {"total_ms": 5}})
 ROUND: Step = ("iteration_start", {"round": 1})
 
 
@@ -215,30 +202,23 @@ def test_a_stream_behind_the_end_tells_the_end_alone() -> None:
 
 
 def test_a_message_that_waits_is_told_and_its_end_without_a_turn_too() -> None:
-    queued: Step = ("queue_item_queued", {"item_id": R, "lane": "steer", "position": 1, "preview": "x"})
-    into: Step = ("queue_item_delivered", {"item_id": R, "lane": "steer", "into_request_id": "other"})
-    assert told(queued)[-1] == {"type": "data-queued", "data": {"lane": "steer", "position": 1}, "transient": True}
-    assert told(queued, into)[-1]["messageMetadata"] == {"delivered_into": "other"}
-    assert told(queued, ("queue_item_removed", {"item_id": R, "lane": "steer"}))[-2]["reason"] == "removed"
+    assert told(QUEUED)[-1] == {"type": "data-queued", "data": {"lane": "steer", "position": 1}, "transient": True}
+    assert told(QUEUED, TAKEN_IN)[-1]["messageMetadata"] == {"delivered_into": "other"}
+    assert told(QUEUED, REMOVED)[-2]["reason"] == "removed"
 
 
 def test_other_turns_and_what_has_no_meaning_here_are_passed_over() -> None:
     view = AiSdk(R)
     assert view.feed("text_delta", {"request_id": "other", "delta": "x"}) == []
-    for name in ("chat_accepted", "inference_start", "inference_heartbeat", "step_done", "thread_renamed"):
+    for name in MEANINGLESS:
         assert view.feed(name, {"request_id": R}) == []
     assert view.feed("degraded", {"degraded": True})[-1]["data"] == {"degraded": True}
     assert view.feed("thread_deleted", {})[-1]["type"] == "error"
 
 
 def test_a_snapshot_stands_for_what_the_log_lost() -> None:
-    tools = [
-        {"tool_call_id": "a", "tool_name": "add", "args": {}, "round": 1, "output": "3", "success": True},
-        {"tool_call_id": "b", "tool_name": "add", "args": {}, "round": 1},
-    ]
-    turn = {"request_id": R, "text": "so far", "thinking": "Hm", "tools": tools, "approvals": []}
     view = AiSdk(R)
-    frames = [*view.begin(), *view.adopt({"turn": turn, "parallel": [], "messages": []})]
+    frames = [*view.begin(), *view.adopt({"turn": TURN, "parallel": [], "messages": []})]
     frames += fed(view, result("b"), text(", and on"), DONE)
     verified(frames)
     assert "".join(frame["delta"] for frame in frames if frame["type"] == "text-delta") == "so far, and on"
@@ -246,20 +226,10 @@ def test_a_snapshot_stands_for_what_the_log_lost() -> None:
 
 @pytest.mark.parametrize(("more", "end"), [({}, "stop"), ({"interrupted": True}, "other")])
 def test_a_snapshot_without_the_turn_has_its_answer(more: Any, end: str) -> None:
-    answer = {"id": 2, "role": "assistant", "content": "It was.", "request_id": R, **more}
     view = AiSdk(R)
-    frames = [*view.begin(), *view.adopt({"turn": None, "parallel": [], "messages": [answer]})]
+    frames = [*view.begin(), *view.adopt(ended(**more))]
     verified(frames)
     assert frames[-1]["finishReason"] == end
-
-
-STEPS = st.sampled_from(
-    [
-        text("x"), thinking("y"), args("{", "a"), args("}", "b"), call("a"), call("b"), result("a"), result("b"),
-        ROUND, ("turn_restarted", {"attempt": 2}), ("inference_heartbeat", {}),
-    ]
-)  # fmt: skip
-ENDS = st.sampled_from([DONE, failed("cancelled"), failed("agent_error"), approval()])
 
 
 @settings(deadline=None, max_examples=300)
