@@ -110,6 +110,19 @@ def decode_live(message: bytes) -> tuple[str, list[Event]]:
     return epoch.decode(), events
 
 
+def standing(events: Iterable[Event], request_id: str) -> list[Event]:
+    """Return the events of one turn that no later attempt made void. Restarts stay: a reader may hold what is void."""
+    found: list[Event] = []
+    for event in events:
+        if event.fields.get("request_id") != request_id:
+            continue
+        if event.name == TURN_RESTARTED:
+            kept = event.fields.get("kept_offset", 0)
+            found = [before for before in found if before.offset <= kept]
+        found.append(event)
+    return found
+
+
 def merge(events: Iterable[Event], limit: int = 65_536) -> Iterator[Event]:
     """Yield the same events with neighbouring deltas of one kind joined, so that a resume is a few frames.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backplane.errors import NotFound
-from backplane.events import THINKING_DELTA, TOOL_CALL, TOOL_RESULT, TURN_RESTARTED, Event
+from backplane.events import THINKING_DELTA, TOOL_CALL, TOOL_RESULT, Event, standing
 from backplane.ids import ThreadRef
 from backplane.log import Ancestry, decode_ancestry, decode_entries, no_such_thread
 
@@ -24,19 +24,6 @@ _CACHED_SESSIONS = 256
 
 def _decode(entries: Sequence[Any]) -> list[Message]:
     return [json.loads(fields[1]) for _, fields in reversed(entries)]
-
-
-def _standing(events: list[Event], request_id: str) -> list[Event]:
-    """Return a turn's events, without those that a later attempt made void."""
-    standing: list[Event] = []
-    for event in events:
-        if event.request_id != request_id:
-            continue
-        if event.name == TURN_RESTARTED:
-            kept = event.fields.get("kept_offset", 0)
-            standing = [before for before in standing if before.offset <= kept]
-        standing.append(event)
-    return standing
 
 
 @dataclass(slots=True)
@@ -60,7 +47,7 @@ class RunningTurn:
         """Take in the turn's events other than text, which is kept whole beside the log."""
         thinking: list[str] = []
         tools: dict[str, dict[str, Any]] = {}
-        for event in _standing(events, self.request_id):
+        for event in standing(events, self.request_id):
             fields = event.fields
             if event.name == THINKING_DELTA:
                 thinking.append(fields["delta"])

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from sse_starlette import ServerSentEvent
 
 from backplane.errors import NotFound
-from backplane.events import APPROVAL_DECIDED, Event, dumps
+from backplane.events import APPROVAL_DECIDED, Event, dumps, merge, standing
 from gateway.auth import Identity
 from gateway.degraded import Degraded
-from gateway.dialects.view import Frame, View, standing
+from gateway.dialects.view import Frame, View
 from gateway.metrics import Metrics
 from gateway.payloads import ThreadSubscribe
 from gateway.streams import Stream
@@ -108,10 +108,10 @@ class Feed:
         news = [event for event in self._history if event.offset > until]
         decided = (event for event in self._history if event.name == APPROVAL_DECIDED)
         self._view.settle(frozenset(event.fields["approval_id"] for event in decided))
-        for event in standing(known, self._place.request_id):
+        for event in merge(standing(known, self._place.request_id)):
             self._view.feed(event.name, event.fields)
         sent = _sent(self._view.begin(), "")
-        for event in standing(news, self._place.request_id):
+        for event in merge(standing(news, self._place.request_id)):
             if not self._view.ended:
                 place = f"{event.fields['epoch']}:{event.offset}"
                 sent += _sent(self._view.feed(event.name, event.fields), place)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from backplane import events
-from backplane.events import Event, merge
 from backplane.notices import THREAD_DELETED
 from gateway.degraded import DEGRADED
 
@@ -164,19 +163,6 @@ class View(ABC):
     @abstractmethod
     def _over(self, answer: Fields | None) -> list[Frame]:
         """Return a turn that has ended, from its answer in the history; None when that is not there."""
-
-
-def standing(log: Iterable[Event], request_id: str) -> list[Event]:
-    """Return the events of one turn that are not void, merged. Restarts stay: a reader may have what they void."""
-    found: list[Event] = []
-    for event in log:
-        if event.fields.get("request_id") != request_id:
-            continue
-        if event.name == events.TURN_RESTARTED:
-            kept = event.fields.get("kept_offset", 0)
-            found = [before for before in found if before.offset <= kept]
-        found.append(event)
-    return list(merge(found))
 
 
 def pending_call(calls: dict[str, tuple[str, Any]], fields: Fields) -> str | None:

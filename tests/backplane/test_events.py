@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backplane.events import Event, body, decode_live, dumps, merge
+from backplane.events import Event, body, decode_live, dumps, merge, standing
 
 
 def delta(offset: int, text: str, *, name: str = "text_delta", request: str = "r", turn_round: int = 1) -> Event:
@@ -31,6 +31,18 @@ def test_what_differs_is_not_joined() -> None:
     events = [delta(1, "a"), other(2), delta(3, "b"), delta(4, "c", turn_round=2), delta(5, "d", request="s"),
               delta(6, "e", name="thinking_delta", request="s")]  # fmt: skip
     assert list(merge(events)) == events
+
+
+@pytest.mark.parametrize(
+    ("restart", "left"), [({}, [5, 6]), ({"kept_offset": 2}, [1, 2, 5, 6]), ({"kept_offset": 9}, [1, 2, 4, 5, 6])]
+)
+def test_what_a_restart_made_void_does_not_stand(restart: dict[str, int], left: list[int]) -> None:
+    """Of this turn alone; what the thread says of no turn is passed over."""
+    fields = {"event": "turn_restarted", "request_id": "r", **restart}
+    nobodys = Event(7, "thread_renamed", json.dumps({"event": "thread_renamed"}).encode())
+    events = [other(1), delta(2, "a"), delta(3, "b", request="s"), delta(4, "c"),
+              Event(5, "turn_restarted", json.dumps(fields).encode()), delta(6, "d"), nobodys]  # fmt: skip
+    assert [event.offset for event in standing(events, "r")] == left
 
 
 @given(st.lists(st.tuples(st.booleans(), st.text(max_size=5)), max_size=40))
