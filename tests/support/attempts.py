@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from worker.turn import Agent, AgentEvent, Step, Turn, Unlinked
+from worker.turn import Agent, AgentEvent, Step, Text, Turn, Unlinked
 
 
 class _Link(Unlinked):
@@ -51,3 +51,13 @@ class Attempts:
             said.append(event)  # noqa: PERF401  # one by one, between what it says beside
         self.asked = [ask.fields for ask in link.asked]
         return said
+
+
+def words(said: Sequence[str | AgentEvent]) -> str:
+    """Return the text of what was said."""
+    return "".join(event if isinstance(event, str) else event.delta for event in said if isinstance(event, str | Text))
+
+
+def all_of(said: Sequence[Any], kind: type) -> list[Any]:
+    """Return what was said of one kind."""
+    return [event for event in said if isinstance(event, kind)]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any, TypedDict
 
 import httpx
@@ -23,11 +19,8 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Send, interrupt
 from pydantic import PrivateAttr
 
-from backplane.ids import thread_ref
-from tests.support.attempts import Attempts
-from tests.support.threads import Thread
-from tests.support.waiting import wait_until
-from tests.support.working import working
+from tests.support.attempts import Attempts, all_of, words
+from tests.worker.agents.contract import Work, failure, parked_and_finished_elsewhere, stopped_at
 from worker.agents.langgraph import current_turn, make_agent
 from worker.turn import (
     AgentError,
@@ -111,14 +104,6 @@ def single(node: Callable[..., Any], state: Any = MessagesState) -> Any:
 def add(x: int, y: int) -> str:
     """Add."""
     return str(x + y)
-
-
-def words(said: list[Any]) -> str:
-    return "".join(event if isinstance(event, str) else event.delta for event in said if isinstance(event, str | Text))
-
-
-def all_of(said: list[Any], kind: type) -> list[Any]:
-    return [event for event in said if isinstance(event, kind)]
 
 
 async def test_text_thinking_tools_and_usage_become_events() -> None:
@@ -300,11 +285,7 @@ def refused(kind: Any, status: int) -> Exception:
 async def test_each_failure_of_a_model_has_its_type_and_none_of_its_text(
     error: Exception, error_type: str, retry_after_ms: int | None
 ) -> None:
-    with pytest.raises(AgentError) as caught:
-        await Attempts(make_agent(react(Script(answers=[error])))).run()
-    meant = caught.value
-    assert (meant.error_type, meant.source, meant.retry_after_ms) == (error_type, "provider", retry_after_ms)
-    assert "sk-secret" not in meant.message
+    assert await failure(make_agent(react(Script(answers=[error])))) == (error_type, retry_after_ms)
 
 
 async def test_a_graph_that_fails_otherwise_is_a_defect_of_the_agent() -> None:
@@ -321,21 +302,7 @@ async def test_a_limit_of_supersteps_ends_the_turn() -> None:
     assert len(script.told) <= 3
 
 
-def test_without_the_library_the_import_says_what_to_install() -> None:
-    code = "import sys; sys.modules['langgraph'] = None; import worker.agents.langgraph"
-    root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "pip install 'threadline[langgraph]'" in done.stderr.splitlines()[-1]
-
-
 # --- on a real worker ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def redis_url(valkey: str) -> str:
-    """Return the real store's: whole workers on fakeredis would test fakeredis' speed."""
-    return valkey
 
 
 async def test_a_turn_that_waits_for_approval_is_parked_and_goes_on_at_another_worker(open_backplane: Any) -> None:
@@ -352,53 +319,24 @@ async def test_a_turn_that_waits_for_approval_is_parked_and_goes_on_at_another_w
 
     script = Script(answers=[[*says("I shall. "), *calls("delete", '{"path":"/"}')], says("It is ", "gone.", spent=4)])
     agent = make_agent(react(script, delete))
-    async with open_backplane(node_id="one", slots=1) as here, open_backplane(node_id="two") as there:
-        thread = Thread(here, thread_ref("parked"))
-        async with working(here, agent) as first:
-            await thread.start("delete it", "resume")
-            await thread.first("approval_request")
-            await wait_until(lambda: first.turns == 0, "its slot is free")
-        async with working(there, agent):
-            await thread.decide("approved")
-            end = await thread.ended()
-        assert end.fields["full_response"] == "I shall. It is gone."
-        assert end.fields["usage"] == {"input_tokens": 20, "output_tokens": 4, "model": "tiny"}
-        assert "".join(e.fields["delta"] for e in await thread.events("text_delta")) == "I shall. It is gone."
-        assert [e.fields["tool_call_id"] for e in await thread.events("tool_call")] == ["c1"]
-        assert [e.fields["output"] for e in await thread.events("tool_result")] == ["gone"]
+    end = await parked_and_finished_elsewhere(open_backplane, agent)
+    assert end["usage"] == {"input_tokens": 20, "output_tokens": 4, "model": "tiny"}
     assert (len(script.told), ran) == (2, ["/"])
 
 
 @pytest.mark.parametrize("where", ["model", "tool"])
 async def test_a_cancelled_turn_stops_the_model_and_the_tools(open_backplane: Any, where: str) -> None:
-    reached, stopped = asyncio.Event(), asyncio.Event()
-
-    async def wait() -> None:
-        reached.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            stopped.set()
+    stuck = Work()
 
     @tool
     async def work() -> str:
         """Work."""
-        await wait()
+        await stuck()
         return ""
 
     async def answer() -> Chunks:
         if where == "model":
-            await wait()
+            await stuck()
         return calls("work")
 
-    async with (
-        open_backplane() as backplane,
-        working(backplane, make_agent(react(Script(answers=[answer]), work))),
-    ):
-        thread = Thread(backplane, thread_ref("cancelled"))
-        await thread.start("go")
-        await reached.wait()
-        await thread.cancel()
-        end = (await thread.ended()).fields
-        assert (end["error_type"], end["stopped"]) == ("cancelled", "cooperative")
-        assert stopped.is_set()
+    await stopped_at(stuck, open_backplane, make_agent(react(Script(answers=[answer]), work)))

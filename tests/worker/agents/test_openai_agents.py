@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -30,11 +26,8 @@ from openai.types.responses import ResponseReasoningItem
 from openai.types.responses.response_reasoning_item import Summary
 from pydantic import BaseModel
 
-from backplane.ids import thread_ref
-from tests.support.attempts import Attempts
-from tests.support.threads import Thread
-from tests.support.waiting import wait_until
-from tests.support.working import working
+from tests.support.attempts import Attempts, all_of, words
+from tests.worker.agents.contract import Work, failure, parked_and_finished_elsewhere, stopped_at
 from worker.agents.openai_agents import make_agent
 from worker.turn import (
     AgentError,
@@ -66,14 +59,6 @@ def adapted(agent: Agent[Any]) -> Any:
 
 def model(*answers: Any) -> ScriptedModel:
     return ScriptedModel(answers, default_usage=Usage(1, 10, output_tokens=2, total_tokens=12))
-
-
-def words(said: list[Any]) -> str:
-    return "".join(event if isinstance(event, str) else event.delta for event in said if isinstance(event, str | Text))
-
-
-def all_of(said: list[Any], kind: type) -> list[Any]:
-    return [event for event in said if isinstance(event, kind)]
 
 
 @function_tool
@@ -249,11 +234,7 @@ def refused(status: int) -> openai.APIStatusError:
 async def test_each_failure_of_a_model_has_its_type_and_none_of_its_text(
     error: Exception, error_type: str, retry_after_ms: int | None
 ) -> None:
-    with pytest.raises(AgentError) as caught:
-        await Attempts(adapted(Agent("a", model=model(error)))).run()
-    meant = caught.value
-    assert (meant.error_type, meant.source, meant.retry_after_ms) == (error_type, "provider", retry_after_ms)
-    assert "sk-secret" not in meant.message
+    assert await failure(adapted(Agent("a", model=model(error)))) == (error_type, retry_after_ms)
 
 
 async def test_a_stream_that_breaks_off_is_unavailable() -> None:
@@ -281,21 +262,7 @@ async def test_a_limit_of_rounds_and_a_guardrail_end_the_turn() -> None:
         assert caught.value.error_type == error_type
 
 
-def test_without_the_library_the_import_says_what_to_install() -> None:
-    code = "import sys; sys.modules['agents'] = None; import worker.agents.openai_agents"
-    root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "pip install 'threadline[openai-agents]'" in done.stderr.splitlines()[-1]
-
-
 # --- on a real worker ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def redis_url(valkey: str) -> str:
-    """Return the real store's: whole workers on fakeredis would test fakeredis' speed."""
-    return valkey
 
 
 async def test_a_turn_that_waits_for_approval_is_parked_and_goes_on_at_another_worker(open_backplane: Any) -> None:
@@ -311,51 +278,25 @@ async def test_a_turn_that_waits_for_approval_is_parked_and_goes_on_at_another_w
     first_answer = [assistant_message("I shall. "), function_call("delete", {"path": "/"}, call_id="c1")]
     script = model(first_answer, [assistant_message("It is gone.")])
     agent = adapted(Agent("a", model=script, tools=[delete]))
-    async with open_backplane(node_id="one", slots=1) as here, open_backplane(node_id="two") as there:
-        thread = Thread(here, thread_ref("parked"))
-        async with working(here, agent) as first:
-            await thread.start("delete it", "resume")
-            await thread.first("approval_request")
-            await wait_until(lambda: first.turns == 0, "its slot is free")
-        async with working(there, agent):
-            await thread.decide("approved")
-            end = await thread.ended()
-        assert end.fields["full_response"] == "I shall. It is gone."
-        assert end.fields["usage"]["input_tokens"] == 20
-        assert "".join(e.fields["delta"] for e in await thread.events("text_delta")) == "I shall. It is gone."
-        assert [e.fields["tool_call_id"] for e in await thread.events("tool_call")] == ["c1"]
-        assert [e.fields["output"] for e in await thread.events("tool_result")] == ["gone"]
+    end = await parked_and_finished_elsewhere(open_backplane, agent)
+    assert end["usage"]["input_tokens"] == 20
     assert (len(script.calls), ran) == (2, ["/"])
 
 
 @pytest.mark.parametrize("where", ["model", "tool"])
 async def test_a_cancelled_turn_stops_the_model_and_the_tools(open_backplane: Any, where: str) -> None:
-    reached, stopped = asyncio.Event(), asyncio.Event()
-
-    async def wait() -> None:
-        reached.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            stopped.set()
+    stuck = Work()
 
     @function_tool
     async def work() -> str:
         """Work."""
-        await wait()
+        await stuck()
         return ""
 
     async def answer(call: ModelCall) -> Any:
         if where == "model":
-            await wait()
+            await stuck()
         return [function_call("work", {}, call_id="c1")]
 
-    agent = adapted(Agent("a", model=model(ModelStep.respond(answer)), tools=[work]))
-    async with open_backplane() as backplane, working(backplane, agent):
-        thread = Thread(backplane, thread_ref("cancelled"))
-        await thread.start("go")
-        await reached.wait()
-        await thread.cancel()
-        end = (await thread.ended()).fields
-        assert (end["error_type"], end["stopped"]) == ("cancelled", "cooperative")
-        assert stopped.is_set()
+    agent = Agent("a", model=model(ModelStep.respond(answer)), tools=[work])
+    await stopped_at(stuck, open_backplane, adapted(agent))

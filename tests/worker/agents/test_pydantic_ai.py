@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +13,8 @@ from pydantic_ai.models.function import AgentInfo, DeltaThinkingCalls, DeltaThin
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.usage import UsageLimits
 
-from backplane.ids import thread_ref
-from tests.support.attempts import Attempts
-from tests.support.threads import Thread
-from tests.support.waiting import wait_until
-from tests.support.working import working
+from tests.support.attempts import Attempts, all_of, words
+from tests.worker.agents.contract import Work, failure, parked_and_finished_elsewhere, stopped_at
 from worker.agents.provider_errors import WORDS
 from worker.agents.pydantic_ai import ERRORS, make_agent
 from worker.turn import (
@@ -57,12 +50,8 @@ def call(name: str, args: str, call_id: str = "c1") -> dict[int, DeltaToolCall]:
     return {1: DeltaToolCall(name=name, json_args=args, tool_call_id=call_id)}
 
 
-def words(said: list[Any]) -> str:
-    return "".join(event if isinstance(event, str) else event.delta for event in said if isinstance(event, str | Text))
-
-
 def one(said: list[Any], kind: type) -> Any:
-    [found] = [event for event in said if isinstance(event, kind)]
+    [found] = all_of(said, kind)
     return found
 
 
@@ -272,11 +261,9 @@ async def test_each_failure_of_a_model_has_its_type_and_none_of_its_text(
         yield "half"
         raise error
 
-    with pytest.raises(AgentError) as caught:
-        await Attempts(make_agent(Agent(FunctionModel(stream_function=answer)))).run()
-    meant = caught.value
-    assert (meant.error_type, meant.source, meant.retry_after_ms) == (error_type, "provider", retry_after_ms)
-    assert "sk-secret" not in f"{meant.message}{''.join(capfd.readouterr())}"
+    agent = make_agent(Agent(FunctionModel(stream_function=answer)))
+    assert await failure(agent) == (error_type, retry_after_ms)
+    assert "sk-secret" not in "".join(capfd.readouterr())
 
 
 async def test_a_limit_of_rounds_ends_the_turn() -> None:
@@ -296,21 +283,7 @@ def test_each_type_has_words(error_type: str) -> None:
     assert error_type in WORDS
 
 
-def test_without_the_library_the_import_says_what_to_install() -> None:
-    code = "import sys; sys.modules['pydantic_ai'] = None; import worker.agents.pydantic_ai"
-    root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "pip install 'threadline[pydantic-ai]'" in done.stderr.splitlines()[-1]
-
-
 # --- on a real worker ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def redis_url(valkey: str) -> str:
-    """Return the real store's: whole workers on fakeredis would test fakeredis' speed."""
-    return valkey
 
 
 async def test_a_turn_that_waits_for_approval_is_parked_and_goes_on_at_another_worker(open_backplane: Any) -> None:
@@ -324,51 +297,26 @@ async def test_a_turn_that_waits_for_approval_is_parked_and_goes_on_at_another_w
         ran.append(path)
         return "gone"
 
-    async with open_backplane(node_id="one", slots=1) as here, open_backplane(node_id="two") as there:
-        thread = Thread(here, thread_ref("parked"))
-        async with working(here, make_agent(agent)) as first:
-            await thread.start("delete it", "resume")
-            await thread.first("approval_request")
-            await wait_until(lambda: first.turns == 0, "its slot is free")
-        async with working(there, make_agent(agent)):
-            await thread.decide("approved")
-            end = await thread.ended()
-        assert end.fields["full_response"] == "I shall. It is gone."
-        assert end.fields["usage"]["input_tokens"] > 0
-        assert "".join(e.fields["delta"] for e in await thread.events("text_delta")) == "I shall. It is gone."
-        assert [e.fields["tool_call_id"] for e in await thread.events("tool_call")] == ["c1"]
-        assert [e.fields["output"] for e in await thread.events("tool_result")] == ["gone"]
+    end = await parked_and_finished_elsewhere(open_backplane, make_agent(agent))
+    assert end["usage"]["input_tokens"] > 0
     assert (len(script.told), ran) == (2, ["/"])
 
 
 @pytest.mark.parametrize("where", ["model", "tool"])
 async def test_a_cancelled_turn_stops_the_model_and_the_tools(open_backplane: Any, where: str) -> None:
-    stopped = asyncio.Event()
-
-    async def wait() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            stopped.set()
+    stuck = Work()
 
     async def answer(told: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
         yield "Well, "
         if where == "model":
-            await wait()
+            await stuck()
         yield call("work", "{}")
 
     agent = Agent(FunctionModel(stream_function=answer))
 
     @agent.tool_plain
     async def work() -> str:
-        await wait()
+        await stuck()
         return ""
 
-    async with open_backplane() as backplane, working(backplane, make_agent(agent)):
-        thread = Thread(backplane, thread_ref("cancelled"))
-        await thread.start("go")
-        await thread.first("text_delta" if where == "model" else "tool_call")
-        await thread.cancel()
-        end = (await thread.ended()).fields
-        assert (end["error_type"], end["stopped"]) == ("cancelled", "cooperative")
-        assert stopped.is_set()
+    await stopped_at(stuck, open_backplane, make_agent(agent))

@@ -1,0 +1,79 @@
+"""What an agent of every framework must keep, however its model is scripted; each framework's tests hold it to this."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from backplane.ids import thread_ref
+from tests.support.attempts import Attempts
+from tests.support.threads import Thread
+from tests.support.waiting import wait_until
+from tests.support.working import working
+from worker.turn import Agent, AgentError
+
+
+async def failure(agent: Agent) -> tuple[str, int | None]:
+    """Return `(error_type, retry_after_ms)` of an agent whose model fails with an error that says `sk-secret`.
+
+    It is the provider's fault, and told in our own words: those of a provider may hold anything.
+    """
+    with pytest.raises(AgentError) as caught:
+        await Attempts(agent).run()
+    meant = caught.value
+    assert meant.source == "provider"
+    assert "sk-secret" not in meant.message
+    return meant.error_type, meant.retry_after_ms
+
+
+async def parked_and_finished_elsewhere(open_backplane: Any, agent: Agent) -> dict[str, Any]:
+    """Let an agent ask at one worker and go on at another; return the fields of its end.
+
+    It says "I shall. ", may call its tool `delete` (call `c1`, which returns "gone") after approval, and says
+    "It is gone.". No slot waits, no word comes twice, and the tool is told of once. Whoever calls this counts how
+    often the model was asked, and how often the tool ran.
+    """
+    async with open_backplane(node_id="one", slots=1) as here, open_backplane(node_id="two") as there:
+        thread = Thread(here, thread_ref("parked"))
+        async with working(here, agent) as first:
+            await thread.start("delete it", "resume")
+            await thread.first("approval_request")
+            await wait_until(lambda: first.turns == 0, "its slot is free")
+        async with working(there, agent):
+            await thread.decide("approved")
+            end = await thread.ended()
+        assert end.fields["full_response"] == "I shall. It is gone."
+        assert "".join(e.fields["delta"] for e in await thread.events("text_delta")) == "I shall. It is gone."
+        assert [e.fields["tool_call_id"] for e in await thread.events("tool_call")] == ["c1"]
+        assert [e.fields["output"] for e in await thread.events("tool_result")] == ["gone"]
+    return end.fields
+
+
+class Work:
+    """Something in a model or a tool that does not end by itself."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.stopped = asyncio.Event()
+
+    async def __call__(self) -> None:
+        """Wait for the cancel."""
+        self.reached.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.stopped.set()
+
+
+async def stopped_at(work: Work, open_backplane: Any, agent: Agent) -> None:
+    """Cancel a turn while its agent is at this work: both have ended when the turn has."""
+    async with open_backplane() as backplane, working(backplane, agent):
+        thread = Thread(backplane, thread_ref("cancelled"))
+        await thread.start("go")
+        await work.reached.wait()
+        await thread.cancel()
+        end = (await thread.ended()).fields
+        assert (end["error_type"], end["stopped"]) == ("cancelled", "cooperative")
+        assert work.stopped.is_set()
