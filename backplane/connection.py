@@ -19,6 +19,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from backplane.addresses import parse
 from backplane.admission import Admission
+from backplane.allowances import Allowances
 from backplane.approvals import Approvals
 from backplane.cluster import ClusterClient, ClusterServers
 from backplane.doorbell import Doorbell
@@ -150,6 +151,7 @@ class Backplane:
         self.sessions = Sessions(self)
         self.turns = Turns(self)
         self.admission = Admission(self)
+        self.allowances = Allowances(self)
         self.steps = Steps(self)
         self.threads = Threads(self)
         self.presence = Presence(self)

@@ -135,6 +135,22 @@ class Keys:
         """Return the sorted set of a user's threads: thread id -> last started (ms, no two alike). TTL `thread_ttl`."""
         return f"{self.prefix}:threads:{tenant}/{hashlib.sha256(subject.encode()).hexdigest()}"
 
+    def user_calls(self, tenant: str, subject: str) -> str:
+        """Return the string of a user's allowance of calls: `left now` (ms). TTL 10 s, and until it is full."""
+        return f"{self.prefix}:calls:user:{tenant}/{user_digest(subject)}"
+
+    def tenant_calls(self, tenant: str) -> str:
+        """Return the same of a tenant."""
+        return f"{self.prefix}:calls:tenant:{tenant}"
+
+    def address_connects(self, address: str) -> str:
+        """Return the same of the connections that an address, or a network, begins."""
+        return f"{self.prefix}:calls:connects:{address}"
+
+    def address_calls(self, address: str) -> str:
+        """Return the same of its other HTTP calls."""
+        return f"{self.prefix}:calls:http:{address}"
+
     def canary(self, node_id: str, tag: str = "") -> str:
         """Return the channel on which a process listens for its own voice; on a Cluster, one for each shard."""
         return f"{self.prefix}:canary:{{{tag}}}:{node_id}" if tag else f"{self.prefix}:canary:{node_id}"

@@ -90,8 +90,12 @@ class Settings(BaseSettings):
     """Calls a second that one socket may make for long; bursts of `calls_burst` pass."""
     calls_burst: _Positive = 60
     """Calls that one socket may make at once."""
+    user_calls_per_second: float = Field(default=50.0, ge=0)
+    """Calls a second that one user may make over all gateways; bursts of 5 seconds' worth pass; 0 for no limit."""
+    tenant_calls_per_second: float = Field(default=0.0, ge=0)
+    """The same for all users of one tenant together."""
     connects_per_second: float = Field(default=100.0, ge=0)
-    """New connections a second that one address may make at a node; bursts of 5 seconds' worth pass; 0 for no limit."""
+    """New connections a second that one address may make over all gateways; bursts as above; 0 for no limit."""
     http_calls_per_second: float = Field(default=100.0, ge=0)
     """The same for other HTTP requests of one address."""
 

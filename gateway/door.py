@@ -2,7 +2,7 @@
 
 It stands in front of everything else, so that a refused request costs next to nothing: no token is read, no session
 made.
-The buckets are in this process: an address whose requests are spread over many nodes passes at each of them.
+What an address may do is counted over all nodes (gateway/allowances.py).
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import structlog
 from starlette.responses import JSONResponse
 
 from backplane.errors import RateLimited
+from backplane.keys import Keys
 from backplane.settings import Settings
 from gateway.addresses import ADDRESS, Addresses, group, is_own
+from gateway.allowances import Allowances
 from gateway.audit import HERE, Where
-from gateway.limits import Buckets
+from gateway.metrics import Metrics
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -29,8 +31,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REFUSALS = "websocket.http.response"
 """ASGI's extension by which a WebSocket is refused with a status of one's own."""
-BURST = 5
-"""Seconds' worth of calls that pass at once after a pause: a page that opens, an office that comes back from lunch."""
 _QUIET = 10.0
 """Seconds between two lines of the log about refusals; a flood must not fill it."""
 _FREE = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -47,12 +47,18 @@ class Door:
     `http_calls_per_second`; what follows within a session is counted there. This machine's own address is not counted.
     """
 
-    def __init__(self, app: App, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, app: App, settings: Settings, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._app = app
         self._addresses = Addresses(settings)
+        self._metrics = metrics
         self._clock = clock
-        self._connects = _buckets(settings.connects_per_second, "new connections", clock)
-        self._calls = _buckets(settings.http_calls_per_second, "HTTP calls", clock)
+        keys = Keys(settings.key_prefix, settings.partitions)
+        connects, calls = "new connections from one address", "HTTP calls from one address"
+        self._connects = Allowances(settings.connects_per_second, connects, keys.address_connects, clock)
+        self._calls = Allowances(settings.http_calls_per_second, calls, keys.address_calls, clock)
+        self.allowances = self._connects, self._calls
         self._refused = 0
         self._told = -math.inf
 
@@ -63,17 +69,18 @@ class Door:
             return
         address = scope[ADDRESS] = self._addresses.of(scope)
         HERE.set(Where(address))
-        buckets = self._which(scope)
-        if buckets is not None and not is_own(address):
+        allowances = self._which(scope)
+        if allowances is not None and not is_own(address):
             try:
-                buckets.of(group(address)).take()
+                allowances.take(group(address))
             except RateLimited as error:
+                self._metrics.limited.labels("address").inc()
                 self._tell(address)
                 await _refuse(scope, receive, send, error)
                 return
         await self._app(scope, receive, send)
 
-    def _which(self, scope: Scope) -> Buckets | None:
+    def _which(self, scope: Scope) -> Allowances[str] | None:
         path = scope["path"]
         if path.startswith(_SOCKETS):
             is_known = any(part.startswith(b"sid=") for part in scope.get("query_string", b"").split(b"&"))
@@ -87,10 +94,6 @@ class Door:
         if now - self._told >= _QUIET:
             _log.warning("too_many_requests", address=address, refused=self._refused)
             self._told, self._refused = now, 0
-
-
-def _buckets(rate: float, what: str, clock: Callable[[], float]) -> Buckets | None:
-    return Buckets(rate, rate * BURST, f"{what} from one address", clock) if rate else None
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, error: RateLimited) -> None:

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 from backplane.errors import Internal, InvalidPayload, ThreadlineError, TooLarge
 from backplane.settings import Settings
 from gateway import openapi, payloads, strictjson
+from gateway.allowances import Callers
 from gateway.auth import Authenticator, Identity, bearer, stream_token
 from gateway.metrics import Metrics
 from gateway.node import Node
@@ -45,13 +46,20 @@ class Http:
     """The routes of a node."""
 
     def __init__(
-        self, settings: Settings, authenticator: Authenticator, verbs: Verbs, node: Node, metrics: Metrics
+        self,
+        settings: Settings,
+        authenticator: Authenticator,
+        verbs: Verbs,
+        node: Node,
+        metrics: Metrics,
+        callers: Callers,
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
         self._verbs = verbs
         self._node = node
         self._metrics = metrics
+        self._callers = callers
 
     def routes(self) -> list[BaseRoute]:
         """Return every route but Socket.IO's."""
@@ -111,12 +119,18 @@ class Http:
         return answered
 
     async def who(self, request: Request) -> Identity:
-        """Return who asks.
+        """Return who asks, and count the call.
 
         Raises:
             Unauthorized: when the token is missing or not valid.
+            RateLimited: when its user or tenant calls too often.
         """
-        return await self._authenticator.authenticate(bearer(request.headers))
+        return await self._counted(bearer(request.headers))
+
+    async def _counted(self, token: str | None) -> Identity:
+        identity = await self._authenticator.authenticate(token)
+        self._callers.take(identity)
+        return identity
 
     def _read(self, model: type[payloads.AnyPayload], request: Request, given: dict[str, Any]) -> payloads.AnyPayload:
         return payloads.read(model, given | request.path_params, self._settings)
@@ -188,7 +202,7 @@ class Http:
         return JSONResponse(await self._verbs.decide(identity, asked))
 
     async def _events(self, request: Request) -> Response:
-        identity = await self._authenticator.authenticate(stream_token(request.headers, request.query_params))
+        identity = await self._counted(stream_token(request.headers, request.query_params))
         given: dict[str, Any] = _counts(request, "history")
         place = request.headers.get("last-event-id") or request.query_params.get("after")
         if place:

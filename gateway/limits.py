@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 from backplane.errors import RateLimited
 from backplane.settings import Settings
 
-MOST_BUCKETS = 20_000
-"""Callers whose buckets are kept; the one that called longest ago is forgotten first. About 5 MB."""
 _ROUNDING = 1e-6
 """A part of a call: a client that comes back exactly when it was told to must pass."""
 
@@ -51,9 +48,7 @@ class Bucket:
         Raises:
             RateLimited: when the bucket is empty; `retry_after_ms` says when the next call passes.
         """
-        now = self._clock()
-        self._left = min(self._burst, self._left + max(0.0, now - self._at) * self._rate)
-        self._at = now
+        self._refill()
         if self._left < 1.0 - _ROUNDING:
             wait = max(1, math.ceil((1.0 - self._left) / self._rate * 1000))
             raise RateLimited(
@@ -62,40 +57,7 @@ class Bucket:
             )
         self._left -= 1.0
 
-
-class Buckets:
-    """A bucket for each caller, in bounded memory.
-
-    Args:
-        rate, burst, what, clock: of each `Bucket`.
-        most: callers that are kept.
-    """
-
-    def __init__(
-        self,
-        rate: float,
-        burst: float,
-        what: str,
-        clock: Callable[[], float] = time.monotonic,
-        most: int = MOST_BUCKETS,
-    ) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._what = what
-        self._clock = clock
-        self._most = most
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    def of(self, caller: str) -> Bucket:
-        """Return the bucket of a caller, a full one for somebody new."""
-        bucket = self._buckets.get(caller)
-        if bucket is None:
-            bucket = self._buckets[caller] = Bucket(self._rate, self._burst, self._clock, self._what)
-            if len(self._buckets) > self._most:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(caller)
-        return bucket
+    def _refill(self) -> None:
+        now = self._clock()
+        self._left = min(self._burst, self._left + max(0.0, now - self._at) * self._rate)
+        self._at = now

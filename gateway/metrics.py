@@ -32,6 +32,12 @@ class Metrics:
             ["verb", "code"],
             registry=self.registry,
         )
+        self.limited = Counter(
+            "threadline_rate_limited",
+            "Calls and connections that came too often, by whose limit it was: socket, user, tenant or address.",
+            ["whose"],
+            registry=self.registry,
+        )
         self.sent = self._counter("events_sent", "Events sent to members.")
         self.replayed = self._counter("events_replayed", "Events read from the log for members that came back.")
         self.gaps_filled = self._counter("gaps_filled", "Events that did not come live and were read from the log.")

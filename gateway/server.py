@@ -21,6 +21,7 @@ from backplane.publisher import Publisher
 from backplane.recoverer import Recoverer
 from backplane.settings import Settings
 from gateway import auth
+from gateway.allowances import Callers, Settler
 from gateway.auth import Authenticator
 from gateway.dialects.routes import Dialects
 from gateway.door import Door
@@ -58,8 +59,9 @@ class Gateway:
         self._publisher = Publisher(backplane.redis)
         self._manager = RoomChannelManager(self._publisher, backplane.live, prefix=settings.key_prefix)
         self._server = GuardedServer(settings, client_manager=self._manager)
-        self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics)
-        http = Http(settings, authenticator, verbs, self.node, self.metrics)
+        callers = Callers(settings, self.metrics)
+        self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics, callers)
+        http = Http(settings, authenticator, verbs, self.node, self.metrics, callers)
         self._operations = Operations(settings, backplane, self.metrics, self.sockets.unplug)
         self._revoker = Revoker(backplane.revocations, self.sockets, self.node, settings.expiry_grace)
         self._is_open = authenticator.open
@@ -71,7 +73,9 @@ class Gateway:
             *Dialects(settings, verbs, self.node, self.metrics, http).routes(),
             *self._operations.routes(http.who, http.answered, http.body),
         ]
-        self.app = Door(OriginGuard(ASGIApp(self._server, Starlette(routes=self.routes)), settings), settings)
+        guard = OriginGuard(ASGIApp(self._server, Starlette(routes=self.routes)), settings)
+        self.app = door = Door(guard, settings, self.metrics)
+        self.settler = Settler(backplane.allowances, [callers.users, callers.tenants, *door.allowances])
         self.metrics.sockets.set_function(lambda: len(self.sockets))
         self.metrics.rooms.set_function(lambda: len(self.rooms))
         self.metrics.deaf.set_function(lambda: float(backplane.live.deaf))
@@ -90,6 +94,7 @@ class Gateway:
             asyncio.create_task(self.rooms.poll(), name="poll"),
             asyncio.create_task(self.node.degraded.run(), name="degraded"),
             asyncio.create_task(self.presence.run(), name="presence"),
+            asyncio.create_task(self.settler.run(), name="settle"),
             asyncio.create_task(Recoverer(self._backplane).run(), name="recoverer"),
             asyncio.create_task(self._backplane.members.run("gateway", self._operations.facts), name="report"),
         ]

@@ -13,10 +13,11 @@ import structlog
 from engineio import packet as engine_packet  # type: ignore[import-untyped]  # the library has no types
 from socketio.exceptions import ConnectionRefusedError as Refused  # type: ignore[import-untyped]
 
-from backplane.errors import Internal, ThreadlineError, UnknownEvent
+from backplane.errors import Internal, RateLimited, ThreadlineError, UnknownEvent
 from backplane.events import DELTAS, Event
 from backplane.settings import Settings
 from gateway import payloads
+from gateway.allowances import Callers
 from gateway.audit import HERE, Where
 from gateway.auth import Authenticator, Identity
 from gateway.limits import Bucket
@@ -108,6 +109,7 @@ class Sockets:
         verbs: Verbs,
         node: Node,
         metrics: Metrics,
+        callers: Callers,
     ) -> None:
         self._server = server
         self._settings = settings
@@ -115,6 +117,7 @@ class Sockets:
         self._verbs = verbs
         self._node = node
         self._metrics = metrics
+        self._callers = callers
         self._sockets: dict[str, Socket] = {}
         self._rpc = Rpc(settings, verbs)
         self._handlers: dict[str, Callable[[Socket, Any], Awaitable[Ack]]] = {
@@ -239,7 +242,7 @@ class Sockets:
         try:
             if handler is None:
                 raise UnknownEvent("expected the name of an event of this protocol; see docs/protocol.md")
-            socket.bucket.take()
+            self._count(socket)
             asked = payloads.parse(event, payload, self._settings)
             async with socket.order:
                 # nothing is awaited behind the handler: its acknowledgement comes before any later event
@@ -250,11 +253,19 @@ class Sockets:
         finally:
             self._metrics.calls.labels(event if handler else "unknown", code).inc()
 
+    def _count(self, socket: Socket) -> None:
+        try:
+            socket.bucket.take()
+        except RateLimited:
+            self._metrics.limited.labels("socket").inc()
+            raise
+        self._callers.take(socket.identity)
+
     async def _answer_rpc(self, socket: Socket, request: object) -> None:
         name, code = ERROR, "ok"
         answer: dict[str, Any] = {"id": self._rpc.id_of(request)}
         try:
-            socket.bucket.take()
+            self._count(socket)
             async with socket.order:
                 answer["result"] = await self._rpc.call(socket.identity, request, socket.sid, socket)
             name = RESPONSE

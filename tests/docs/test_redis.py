@@ -10,6 +10,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from backplane.allowances import Spent
 from backplane.approvals import Question
 from backplane.connection import Backplane
 from backplane.doorbell import Ring
@@ -33,6 +34,7 @@ PARTS = {
     "TENANT": "[A-Za-z0-9._:-]+",
     "DIGEST": "[0-9a-f]{64}",
     "CALL": "[A-Za-z0-9_-]+",
+    "ADDRESS": "[0-9a-f.:/]+",
     "NODE": "[^:]+",
 }
 SHORT = {"lease": 0.2, "recover_interval": 0.05, "cancel_grace": 0.1, "turn_timeout": 600.0}
@@ -155,6 +157,7 @@ class Story:
         turns = self.backplane.turns
         await self.backplane.members.report("worker", {})
         await self.backplane.revocations.revoke("default", subject="mallory")
+        await self._counted()
         await turns.cancel(self.ref, "ada", await self.start("zero"))
         await self.start("context", queue_mode="collect")
         first = await self.start("one", client_message_id="key", metadata={"a": 1})
@@ -198,6 +201,17 @@ class Story:
         await turns.cancel(self.ref, "ada")
         await look()
         await self._deleted(look)
+
+    async def _counted(self) -> None:
+        """Let calls of each kind be counted."""
+        keys = self.backplane.keys
+        counted = (
+            keys.user_calls(DEFAULT_TENANT, "ada"),
+            keys.tenant_calls(DEFAULT_TENANT),
+            keys.address_connects("203.0.113.7"),
+            keys.address_calls("2001:db8::/64"),
+        )
+        await self.backplane.allowances.settle([Spent(key, 1, 0.5, 10, 50) for key in counted])
 
     async def _deleted(self, look: Any) -> None:
         """Let the owner list and rename the thread, and erase it while turns run, wait and are ready."""
@@ -409,6 +423,10 @@ def test_every_name_of_keys_is_documented(table: Any) -> None:
     names["canary"] = keys.canary("node")
     names["tenant"] = keys.tenant(DEFAULT_TENANT)
     names["user"] = keys.user(DEFAULT_TENANT, "ann")
+    names["user_calls"] = keys.user_calls(DEFAULT_TENANT, "ann")
+    names["tenant_calls"] = keys.tenant_calls(DEFAULT_TENANT)
+    names["address_connects"] = keys.address_connects("203.0.113.7")
+    names["address_calls"] = keys.address_calls("2001:db8::/64")
     names["threads"] = keys.threads(DEFAULT_TENANT, "ann")
     rows = documented.patterns | documented.channels
     assert set(rows) == set(names) - {"ref", "partition"}

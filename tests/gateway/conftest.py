@@ -122,6 +122,7 @@ def gateway_settings(valkey: str) -> Callable[..., Settings]:
         given: dict[str, Any] = {
             "redis_url": valkey, "key_prefix": prefix, "partitions": 4, "port": 0, "node_id": new_id(),
             "calls_per_second": 1000, "calls_burst": 1000, "drain_grace": 2,
+            "user_calls_per_second": 1000,
         }  # fmt: skip
         return Settings(**(given | overrides))
 

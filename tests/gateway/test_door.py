@@ -13,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 from backplane.settings import Settings
 from gateway.door import Door
+from gateway.metrics import Metrics
 from tests.gateway.conftest import Clients, serving
 
 Make = Callable[..., Settings]
@@ -86,7 +87,7 @@ class Behind:
         self.passed: list[str] = []
         self.answers: list[dict[str, Any]] = []
         self.now = 1000.0
-        self.door = Door(self._app, Settings(**settings), lambda: self.now)
+        self.door = Door(self._app, Settings(**settings), Metrics(), lambda: self.now)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         self.passed.append(scope["threadline.address"])

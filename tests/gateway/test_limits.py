@@ -6,7 +6,7 @@ import pytest
 
 from backplane.errors import RateLimited
 from backplane.settings import Settings
-from gateway.limits import Bucket, Buckets
+from gateway.limits import Bucket
 
 
 class Clock:
@@ -79,17 +79,3 @@ def test_the_settings_name_the_rate_and_the_burst() -> None:
     with pytest.raises(RateLimited) as caught:
         bucket.take()
     assert caught.value.details == {"retry_after_ms": 500}
-
-
-def test_each_caller_has_a_bucket_and_the_memory_for_them_is_bounded() -> None:
-    clock = Clock()
-    buckets = Buckets(1, 1, "calls", clock, most=3)
-    buckets.of("a").take()
-    for name in ("b", "c", "d"):
-        buckets.of(name).take()
-        with pytest.raises(RateLimited):
-            buckets.of(name).take()
-    assert len(buckets) == 3
-    buckets.of("a").take()  # it was forgotten, as the one that called longest ago
-    with pytest.raises(RateLimited):
-        buckets.of("d").take()
