@@ -12,10 +12,13 @@ from worker.turn import Agent, AgentEvent, Step, Text, Turn, Unlinked
 
 
 class _Link(Unlinked):
-    def __init__(self, records: dict[str, str], decisions: tuple[str, ...], said: list[str | AgentEvent]) -> None:
+    def __init__(
+        self, records: dict[str, str], decisions: tuple[str, ...], wishes: list[str], said: list[str | AgentEvent]
+    ) -> None:
         super().__init__(*decisions)
         self.said = said  # what is said and what is yielded, in one order
         self._records = records
+        self._wishes = list(wishes)
         self._named: Counter[str] = Counter()
 
     async def step(self, name: str, run: Callable[[Step], Awaitable[Any]]) -> Any:
@@ -24,6 +27,10 @@ class _Link(Unlinked):
         if key not in self._records:
             self._records[key] = json.dumps(await run(Step(key)))
         return json.loads(self._records[key])
+
+    async def steers(self) -> list[str]:
+        taken, self._wishes = self._wishes, []
+        return taken
 
 
 class Attempts:
@@ -39,13 +46,15 @@ class Attempts:
         self._agent = agent
         self._turn = Turn(message=given.pop("message", "go"), **given)
         self.records: dict[str, str] = {}
+        self.wishes: list[str] = []
+        """What steers each attempt, from its beginning."""
         self.asked: list[dict[str, Any]] = []
         """What the last attempt asked the person."""
 
     async def run(self, *decisions: str) -> list[str | AgentEvent]:
         """Run the agent; return what it yields and says."""
         said: list[str | AgentEvent] = []
-        link = _Link(self.records, decisions, said)
+        link = _Link(self.records, decisions, self.wishes, said)
         turn = replace(self._turn, link=link, attempt=self._turn.attempt + 1)
         async for event in self._agent(turn):
             said.append(event)  # noqa: PERF401  # one by one, between what it says beside

@@ -88,6 +88,8 @@ def make_agent(
         usage = Usage(model=model)
         async with _client(client_factory) as client:
             for number in range(1, max_iterations + 1):
+                if number > 1:
+                    messages += [{"role": "user", "content": wish} for wish in await turn.steers()]
                 yield Iteration(number)
                 answer = _Round(number)
                 with _provider_errors():

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from inspect import isawaitable
 from typing import Any
 
 import structlog
@@ -30,6 +31,7 @@ except ModuleNotFoundError as error:
 import openai
 from agents import exceptions
 from agents.models.interface import Model, ModelProvider
+from agents.run import CallModelData, ModelInputData
 from openai.types import responses
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
@@ -105,6 +107,8 @@ class _Run:
         self.model = ""
         self.spoken = False
         """Whether the last answer of the model had words."""
+        self._steers: list[tuple[int, Any]] = []
+        """What the person has added, each with its place in the input: the SDK gives its own items anew each round."""
         self._wrapped: dict[int, agents.Agent[Any]] = {}
         self._handoffs: dict[str, ToolCall] = {}
         """The call by which an agent of this name is handed to."""
@@ -112,9 +116,26 @@ class _Run:
     # --- the agents, with models and tools that record ---------------------------------------------------
 
     def configuration(self, config: agents.RunConfig) -> agents.RunConfig:
-        """Return the configuration with models that record."""
+        """Return the configuration with models that record, and that are told what the person adds."""
         model = _RecordedModel(config.model, self) if isinstance(config.model, Model) else config.model
-        return replace(config, model=model, model_provider=_RecordingProvider(config.model_provider, self))
+        provider = _RecordingProvider(config.model_provider, self)
+        own = config.call_model_input_filter
+
+        async def steered(data: CallModelData[Any]) -> ModelInputData:
+            told = data.model_data if own is None else own(data)
+            told = await told if isawaitable(told) else told
+            return told if _NESTED.get() else await self._steered(told)
+
+        return replace(config, model=model, model_provider=provider, call_model_input_filter=steered)
+
+    async def _steered(self, told: ModelInputData) -> ModelInputData:
+        if self.round:
+            wishes = await self.turn.steers()
+            self._steers += [(len(told.input), {"role": "user", "content": wish}) for wish in wishes]
+        items = list(told.input)
+        for place, wish in reversed(self._steers):
+            items.insert(place, wish)
+        return ModelInputData(items, told.instructions)
 
     def wrapped(self, agent: agents.Agent[Any]) -> agents.Agent[Any]:
         """Return a copy of an agent, and of all that it hands over to, whose models and tools record."""

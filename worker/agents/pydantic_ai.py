@@ -92,6 +92,9 @@ def make_agent(
             async with agent.iter(turn.message, **given) as run:
                 async for node in run:
                     if asked := pydantic_ai.Agent.is_model_request_node(node):
+                        if number:
+                            wishes = [messages.UserPromptPart(wish) for wish in await turn.steers()]
+                            node.request.parts = [*node.request.parts, *wishes]
                         number += 1
                         translate = _Round(number)
                         yield Iteration(number)

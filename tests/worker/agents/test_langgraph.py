@@ -172,6 +172,15 @@ async def test_options_are_given_to_the_graph_and_a_node_knows_its_turn() -> Non
     assert words(await Attempts(agent).run()) == "mint ada"
 
 
+async def test_a_node_may_ask_what_the_person_has_added() -> None:
+    async def node(state: MessagesState) -> Any:
+        return {"messages": [AIMessage(", ".join(await current_turn().steers()))]}
+
+    attempts = Attempts(make_agent(single(node)))
+    attempts.wishes = ["in French", "and short"]
+    assert words(await attempts.run()) == "in French, and short"
+
+
 async def test_another_attempt_runs_no_finished_superstep_again() -> None:
     """With `retry` its words are said again, with `resume` they were kept."""
     for policy, said_again in (("retry", "Look. Done."), ("resume", "")):

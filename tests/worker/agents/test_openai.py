@@ -13,6 +13,7 @@ import openai
 import pytest
 from aiohttp import web
 
+from tests.support.attempts import Attempts
 from worker.agents import openai as module
 from worker.agents.history import INTERRUPTED
 from worker.agents.openai import make_agent
@@ -156,6 +157,28 @@ async def test_text_streams_in_the_pieces_of_the_model(provider: Provider) -> No
         Text("lo"),
         Usage(5, 2, "m-1"),
     ]
+
+
+async def test_what_the_person_adds_goes_to_the_model_behind_the_results(provider: Provider) -> None:
+    provider.replies = [
+        stream(call('{"expression": "6*7"}', call_id="a", name="calculator"), chunk("tool_calls")),
+        said("42"),
+    ]
+    attempts = Attempts(provider.agent(), model="m")
+    attempts.wishes = ["in French", "and short"]
+    await attempts.run()
+    roles = [message["role"] for message in provider.requests[1]["messages"]]
+    assert roles == ["system", "user", "assistant", "tool", "user", "user"]
+    assert [message["content"] for message in provider.requests[1]["messages"][-2:]] == attempts.wishes
+
+
+async def test_what_comes_in_the_last_round_is_left_for_the_next_turn(provider: Provider) -> None:
+    provider.replies = [said("42")]
+    attempts = Attempts(provider.agent(), model="m")
+    attempts.wishes = ["too late"]
+    await attempts.run()
+    [request] = provider.requests
+    assert [message["content"] for message in request["messages"][1:]] == ["go"]
 
 
 async def test_a_piece_is_passed_on_before_the_next_one_exists(provider: Provider) -> None:

@@ -21,6 +21,7 @@ from agents import (
     input_guardrail,
 )
 from agents.models.interface import Model, ModelProvider
+from agents.run import CallModelData, ModelInputData
 from agents.testing import ModelCall, ModelStep, ScriptedModel, assistant_message, function_call
 from openai.types.responses import ResponseReasoningItem
 from openai.types.responses.response_reasoning_item import Summary
@@ -92,6 +93,37 @@ async def test_the_history_and_the_message_reach_the_model() -> None:
         {"role": "assistant", "content": "tw\n[This answer was interrupted.]"},
         {"role": "user", "content": "three"},
     ]
+
+
+async def test_what_the_person_adds_reaches_the_model_and_keeps_its_place() -> None:
+    script = model(
+        [function_call("add", {"x": 1, "y": 2}, call_id="c1")],
+        [function_call("add", {"x": 3, "y": 4}, call_id="c2")],
+        [assistant_message("ok")],
+    )
+    attempts = Attempts(adapted(Agent("a", model=script, tools=[add])))
+    attempts.wishes = ["in French", "and short"]
+    await attempts.run()
+    added: list[Any] = [{"role": "user", "content": "in French"}, {"role": "user", "content": "and short"}]
+    first, second, third = [list(asked.input) for asked in script.calls]
+    assert len(first) == 1
+    assert second[-2:] == added
+    assert third[: len(second)] == second
+    assert third.count(added[0]) == 1
+
+
+async def test_a_filter_of_the_configuration_is_asked_before() -> None:
+    def shortened(data: CallModelData[Any]) -> ModelInputData:
+        return ModelInputData(data.model_data.input[-1:], "Be brief.")
+
+    script = model([assistant_message("ok")])
+    config = RunConfig(tracing_disabled=True, call_model_input_filter=shortened)
+    attempts = Attempts(
+        make_agent(Agent("a", model=script), partial(configured, config)), history=[Message("user", "one")]
+    )
+    await attempts.run()
+    assert script.calls[0].input == [{"role": "user", "content": "go"}]
+    assert script.calls[0].system_instructions == "Be brief."
 
 
 async def test_the_model_may_come_from_a_provider_or_from_the_configuration() -> None:

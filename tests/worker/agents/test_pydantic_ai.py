@@ -106,6 +106,25 @@ async def test_the_history_and_the_message_reach_the_model() -> None:
     assert isinstance(told[1], ModelResponse)
 
 
+async def test_what_the_person_adds_reaches_the_model_behind_the_tool() -> None:
+    script = Script([call("look", "{}")], [call("look", "{}", "c2")], ["Done."])
+    agent = Agent(script.model)
+
+    @agent.tool_plain
+    def look() -> str:
+        return "nothing"
+
+    attempts = Attempts(make_agent(agent))
+    attempts.wishes = ["in French", "and short"]
+    await attempts.run()
+    prompts = [
+        [part.content for message in told for part in message.parts if isinstance(part, UserPromptPart)]
+        for told in script.told
+    ]
+    assert prompts == [["go"], ["go", "in French", "and short"], ["go", "in French", "and short"]]
+    assert [part.part_kind for part in script.told[1][-1].parts] == ["tool-return", "user-prompt", "user-prompt"]
+
+
 async def test_options_are_given_to_the_run() -> None:
     agent = Agent(TestModel(), deps_type=str)
 
