@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from redis.asyncio import Redis
@@ -22,6 +21,7 @@ from backplane.admission import Admission
 from backplane.allowances import Allowances
 from backplane.approvals import Approvals
 from backplane.cluster import ClusterClient, ClusterServers
+from backplane.diagnosis import diagnose
 from backplane.doorbell import Doorbell
 from backplane.errors import Internal, Misconfigured, Unavailable
 from backplane.ids import ThreadRef
@@ -55,9 +55,10 @@ def open_servers(url: str) -> Servers:
     """Return the servers that a URL names; nothing is connected yet.
 
     Raises:
-        Misconfigured: when the URL is of no form that is known.
+        Misconfigured: when the URL is of no form that is known, or names a file that cannot be read.
     """
     address = parse(url)
+    _ = address.tls_context  # reads the files of certificates: one that is missing stops the start
     kinds: dict[str, type[Servers]] = {"single": Servers, "sentinel": WatchedServers, "cluster": ClusterServers}
     return kinds[address.kind](address)
 
@@ -304,7 +305,9 @@ async def opened_when_reachable(
             try:
                 backplane = await stack.enter_async_context(Backplane.open(settings, relaxed=relaxed))
             except Unavailable as error:
-                _log.warning("waiting for Redis", url=without_password(settings.redis_url), error=error.message)
+                address = parse(settings.redis_url)
+                fault = await diagnose(address)
+                _log.warning("waiting for Redis", url=str(address), error=str(fault or error.message))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_WAIT_FOR_REDIS):
                         await stop.wait()
@@ -312,11 +315,3 @@ async def opened_when_reachable(
             yield backplane
             return
         yield None
-
-
-def without_password(url: str) -> str:
-    """Return an address that may be logged."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()

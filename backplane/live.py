@@ -100,10 +100,11 @@ class LiveChannels:
                     self._sound.clear()
                     await self._sound.wait()
         except TimeoutError:
+            trouble = self.trouble
             await self.__aexit__(None, None, None)
             raise Unavailable(
-                "the live path gave no sound: SPUBLISH and SSUBSCRIBE need Redis 7 or Valkey; check the address, "
-                "the version and the ACL with `threadline doctor`"
+                f"the live path gave no sound{trouble and f' ({trouble})'}: SPUBLISH and SSUBSCRIBE need Redis 7 or "
+                "Valkey; check the address, the version and the ACL with `threadline doctor`"
             ) from None
         return self
 
@@ -132,6 +133,11 @@ class LiveChannels:
     def deaf_at(self) -> list[str]:
         """The primaries that are not heard."""
         return [str(server) for server, path in self._paths.items() if path.deaf]
+
+    @property
+    def trouble(self) -> str:
+        """What stands in the way of the first primary that is not heard; empty while nothing is known."""
+        return next((path.trouble for path in self._paths.values() if path.deaf and path.trouble), "")
 
     async def subscribe(self, channel: str, listener: Listener) -> None:
         """Listen to a channel. When this returns, Redis has confirmed it: what is published from now on is heard.

@@ -104,6 +104,8 @@ class LivePath:
         self.canary = canary
         self.deaf = True
         """True while this process cannot be sure to hear what is published at this primary."""
+        self.trouble = ""
+        """What stood in the way last; empty since the canary was heard."""
         self._owner = owner
         self._server = server
         self._settings = settings
@@ -205,6 +207,7 @@ class LivePath:
             self._owner.lost()
             self.reconnect()
         else:
+            self.trouble = error
             _log.error("Redis refused a command of the live path", error=error)
 
     def _left(self, name: bytes) -> None:
@@ -245,6 +248,7 @@ class LivePath:
                 await connection.closed
                 _log.warning("the live connection was lost; connecting again", server=str(self._server))
             except (OSError, TimeoutError) as error:
+                self.trouble = str(error) or f"no connection within {_CONNECT_TIMEOUT:g} s"
                 _log.warning("no live connection; trying again", server=str(self._server), error=repr(error))
             finally:
                 self.deaf = True
@@ -315,6 +319,7 @@ class LivePath:
                     await self._publish(channel, b"%d" % self._sung)
                     await self._hear(self._sung)
                 self.deaf = False
+                self.trouble = ""
                 self._owner.hears()
             except TimeoutError:
                 if not self.deaf:
@@ -326,6 +331,7 @@ class LivePath:
                 self.reconnect()
             except ThreadlineError as error:
                 self.deaf = True
+                self.trouble = self.trouble or error.message
                 _log.warning("the canary could not sing", server=str(self._server), error=error.message)
             await asyncio.sleep(self._settings.canary_interval if self.deaf else self._pause)
 

@@ -13,7 +13,8 @@ from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from backplane.addresses import Address, Server
-from backplane.servers import ASK_TIMEOUT, Servers, backing_off, client_options
+from backplane.servers import ASK_TIMEOUT, Servers, backing_off, client_options, encrypt
+from backplane.tls import WatchedTlsConnection
 
 
 class WatchedServers(Servers):
@@ -25,15 +26,18 @@ class WatchedServers(Servers):
             [(server.host, server.port) for server in address.servers],
             sentinel_kwargs=client_options(address.sentinel_login, backing_off(0)),
         )
+        for sentinel in self._sentinels.sentinels:
+            encrypt(sentinel, address)
         self._clients: list[Redis] = []
         self.on_change(self._leave)
         self._leaving: set[asyncio.Task[None]] = set()
 
     def client(self, retries: int) -> Redis:
         """Return a client that asks the Sentinels whenever it connects."""
-        made: Redis = self._sentinels.master_for(
-            self.address.service, db=self.address.db, **client_options(self.address.login, backing_off(retries))
-        )
+        options = client_options(self.address.login, backing_off(retries))
+        if self.address.tls:
+            options |= {"connection_class": WatchedTlsConnection, "tls": self.address.tls_context}
+        made: Redis = self._sentinels.master_for(self.address.service, db=self.address.db, **options)
         self._clients.append(made)
         return made
 

@@ -20,6 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from backplane.addresses import Address, Server
+from backplane.tls import TlsConnection
 
 _log = structlog.get_logger("backplane.servers")
 
@@ -100,7 +101,16 @@ def plain_client(address: Address, retries: int, **where: Any) -> Redis:
     With a `socket_timeout`, redis-py sends through `asyncio.wait_for`, and under Python 3.11 a cancellation that
     comes at that moment is lost (python/cpython#86296): a process that stops would wait for ever.
     """
-    return Redis(db=address.db, **client_options(address.login, backing_off(retries)), **where)
+    made = Redis(db=address.db, **client_options(address.login, backing_off(retries)), **where)
+    encrypt(made, address)
+    return made
+
+
+def encrypt(client: Redis, address: Address) -> None:
+    """Have a client that has not connected yet speak TLS, if the address says so."""
+    if (context := address.tls_context) is not None:  # `Redis()` itself takes no class of connections
+        client.connection_pool.connection_class = TlsConnection
+        client.connection_pool.connection_kwargs["tls"] = context
 
 
 def backing_off(retries: int) -> Retry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from urllib.parse import quote
 
 import pytest
 
@@ -35,7 +36,6 @@ def test_sentinels_with_users_of_their_own() -> None:
 def test_a_cluster_over_tls() -> None:
     found = parse("rediss+cluster://:word@a,b:7001?ssl_cert_reqs=none&ssl_check_hostname=no")
     assert (found.kind, found.tls, found.servers) == ("cluster", True, (Server("a", 6379), Server("b", 7001)))
-    assert found.login["ssl"] is True
     context = found.tls_context
     assert context is not None
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_NONE, False)
@@ -60,7 +60,10 @@ def test_tls_checks_certificates_unless_told_otherwise() -> None:
         ("redis://h/0/1", "database"),
         ("redis://h?decode_responses=True", "decode_responses"),
         ("redis://h?protocol=3", "protocol"),
-        ("redis://h?ssl_cert_reqs=maybe", "ssl_cert_reqs"),
+        ("rediss://h?ssl_cert_reqs=maybe", "ssl_cert_reqs"),
+        ("redis://h?ssl_ca_certs=a.pem", "rediss"),
+        ("rediss://h?ssl_keyfile=a.key", "ssl_certfile"),
+        ("h:6379", "scheme"),
     ],
 )
 def test_what_means_nothing_is_refused_and_named(url: str, names: str) -> None:
@@ -69,7 +72,69 @@ def test_what_means_nothing_is_refused_and_named(url: str, names: str) -> None:
     assert names in caught.value.message
 
 
-def test_a_refusal_never_shows_the_password() -> None:
+def test_special_characters_of_user_and_password_are_percent_encoded() -> None:
+    word = "p@s:s/w?o#r%d &é\u2100[]+"
+    found = parse(f"rediss://{quote('a:b', safe='')}:{quote(word, safe='')}@h:7000/1")
+    assert (found.username, found.password, found.servers, found.db) == ("a:b", word, (Server("h", 7000),), 1)
+    found = parse(f"redis+sentinel://h/main?sentinel_password={quote(word, safe='')}&sentinel_username=a+b")
+    assert (found.sentinel_password, found.sentinel_username) == (word, "a+b")
+
+
+def test_what_only_a_strict_reader_would_mind_is_taken() -> None:
+    """An @, a colon or a bracket in a password is clear, for the hosts begin behind the last @."""
+    for word in ("p@ss", "pa:ss", "pa[ss", "pa]ss", "50%", "a+b", "\u2100"):
+        assert parse(f"redis://user:{word}@h:7000").password == word
+    assert parse(" redis://h\n").servers == (Server("h", 6379),)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:hidden@h/x",
+        "redis://user:hidden@h:port",
+        "redis://user:hidden@h?nothing=1",
+        "redis://user:hidden/word@h:6379/0",
+        "redis://user:hidden?word@h:6379/0",
+        "redis://user:hidden#word@h:6379/0",
+        "redis://:hidden/word@h",
+        "redis://user:hidden:word/@h",
+        "redis://user:hidden",
+        "user:hidden@h",
+        "http://user:hidden@h",
+        "redis+sentinel://h/main?sentinel_password=hidden&db=hidden",
+        "redis+sentinel://h?sentinel_password=hidden",
+        "redis+sentinel://h/main?sentinel_password=hid@hidden",
+        "redis+cluster://user:hidden@h/3",
+    ],
+)
+def test_a_refusal_never_shows_the_password(url: str) -> None:
     with pytest.raises(Misconfigured) as caught:
-        parse("redis://user:hidden@h/x")
+        parse(url)
     assert "hidden" not in str(caught.value)
+    assert "word" not in str(caught.value).replace("password", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:hidden@h:1/0", "redis://u:***@h:1"),
+        ("redis://:hidden@h:1/2", "redis://:***@h:1/2"),
+        ("redis://h:1/0", "redis://h:1"),
+        ("rediss://u:hidden@[::1]:7?ssl_cert_reqs=none", "rediss://u:***@[::1]:7"),
+        ("unix://u:hidden@/run/valkey.sock", "unix://u:***@/run/valkey.sock"),
+        (
+            "rediss+sentinel://u:hidden@a,b:2/main/0?sentinel_username=s&sentinel_password=hidden",
+            "rediss+sentinel://u:***@a:26379,b:2/main",
+        ),
+        ("redis+cluster://u:hidden@a", "redis+cluster://u:***@a:6379"),
+    ],
+)
+def test_an_address_is_shown_without_its_passwords(url: str, shown: str) -> None:
+    assert str(parse(url)) == shown
+    assert "hidden" not in repr(parse(url))
+
+
+def test_what_stays_on_this_machine_is_known() -> None:
+    here = ["redis://localhost", "redis://127.0.0.1", "redis://127.0.1.1", "redis://[::1]", "unix:///run/valkey.sock"]
+    assert all(parse(url).servers[0].here for url in here)
+    assert not any(parse(url).servers[0].here for url in ("redis://10.0.0.1", "redis://h"))

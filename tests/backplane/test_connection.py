@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from backplane.connection import Backplane, opened_when_reachable, redis_errors, without_password
+from backplane.connection import Backplane, opened_when_reachable, redis_errors
 from backplane.errors import Internal, Misconfigured, Unavailable
 from backplane.ids import thread_ref
 from backplane.settings import Settings
@@ -96,8 +96,3 @@ async def test_waiting_for_redis_ends_when_the_process_is_told_to_stop() -> None
     waiting = asyncio.create_task(wait())
     stop.set()
     assert await waiting is None
-
-
-def test_a_password_is_never_part_of_what_is_logged() -> None:
-    assert without_password("redis://u:secret@h:1/0") == "redis://u:***@h:1/0"
-    assert without_password("redis://h:1/0") == "redis://h:1/0"

