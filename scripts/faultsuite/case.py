@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ def thread(fleet: Fleet) -> Conversation:
     return Conversation(fleet, f"t-{new_id()}", patience=PATIENCE)
 
 
-Run = Callable[[Fleet], Awaitable[list[Settled]]]
+Run = Callable[[Fleet], Coroutine[Any, Any, list[Settled]]]
 
 
 @dataclass(frozen=True, slots=True)

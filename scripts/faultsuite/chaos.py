@@ -16,6 +16,7 @@ from scripts.faultsuite.schedule import schedule
 from scripts.faultsuite.suite import fleet_for
 from scripts.faultsuite.talker import Talker, Tally
 from scripts.faultsuite.vitals import back_to, baseline
+from scripts.faultsuite.waits import bounded, leave, told
 from tests.fleet.fleet import Fleet
 
 SETTINGS: dict[str, Any] = {
@@ -25,6 +26,9 @@ SETTINGS: dict[str, Any] = {
     "max_attempts": 12,
     "retry_backoff": 0.2,
 }
+
+_REST = 150.0
+"""Seconds until everything has come to rest behind the last fault: a talker may wait for a minute twice."""
 
 
 @dataclass(slots=True)
@@ -94,17 +98,30 @@ async def _run(fleet: Fleet, outcome: Outcome, say: Callable[[str], None], talke
     harm = Harm(fleet, cut_clients)
     until = now() + outcome.seconds
     talking = [asyncio.create_task(person.run(until)) for person in people]
+    healed = until
     try:
-        await harm.run(plan)
-        await fleet.heal()
+        await bounded(harm.run(plan), outcome.seconds + _REST, "doing harm")
+        await bounded(fleet.heal(), _REST, "healing")
         healed = max(now(), until)
-        await asyncio.gather(*talking)
+        await asyncio.wait(talking, timeout=_REST)
+        outcome.wrong += [
+            f"a talker did not come to rest within {_REST:g} s: {told(task)}" for task in talking if not task.done()
+        ]
+    except (AssertionError, TimeoutError) as error:
+        outcome.wrong.append(str(error) or repr(error))
     finally:
-        for task in talking:
-            task.cancel()
-        await asyncio.gather(*talking, return_exceptions=True)
+        await leave(talking)
     outcome.faults, outcome.settled = harm.done, max(0.0, now() - healed)
-    outcome.wrong = [*outcome.tally.wrong, *harm.wrong, *await _left_behind(fleet), *await back_to(fleet, before)]
+    outcome.wrong += [*outcome.tally.wrong, *harm.wrong, *[str(task.exception()) for task in talking if _failed(task)]]
+    for look, what in ((_left_behind(fleet), "looking for what is left"), (back_to(fleet, before), "the base line")):
+        try:
+            outcome.wrong += await bounded(look, _REST, what)
+        except (AssertionError, TimeoutError) as error:
+            outcome.wrong.append(str(error) or repr(error))
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 async def _left_behind(fleet: Fleet) -> list[str]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from scripts.faultsuite import cancel_cases, store_cases, worker_cases
 from scripts.faultsuite.case import Case
-from scripts.faultsuite.suite import fleet_for
+from scripts.faultsuite.suite import MOST, fleet_for
+from scripts.faultsuite.waits import bounded
 from tests.fleet.fleet import CODE
 
 _PACKAGES = ("backplane", "gateway", "worker", "cli", "clients/python/threadline_client", "scripts/faultsuite")
@@ -89,7 +90,7 @@ async def red(mutant: Mutant, settings: Mapping[str, Any] | None = None) -> str:
         async with fleet_for(folder / "fleet", settings=settings, code=broken(mutant, folder / "code")) as fleet:
             for _ in range(_TRIES):
                 try:
-                    await mutant.case.run(fleet)
+                    await bounded(mutant.case.run(fleet), MOST, f"row {mutant.case.name}")
                 except (AssertionError, TimeoutError) as error:
                     return str(error) or "it did not come to its end"
                 await fleet.heal()

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from scripts.faultsuite.cancel_cases import deaf
-from scripts.faultsuite.case import AN_APPEND, PATIENCE, Case, Settled, now, thread
+from scripts.faultsuite.case import AN_APPEND, PATIENCE, Case, Run, Settled, now, thread
 from scripts.faultsuite.worker_cases import ELSEWHERE
 from tests.fleet.conditions import eventually
 from tests.fleet.conversation import Conversation
@@ -35,7 +35,7 @@ async def _next_event(talk: Conversation, since: float) -> float:
     return slowest
 
 
-def killed_for(seconds: float) -> Callable[[Fleet], Awaitable[list[Settled]]]:
+def killed_for(seconds: float) -> Run:
     """Return the row that kills the store and brings it back with its append-only file after some time."""
 
     async def killed(fleet: Fleet) -> list[Settled]:
@@ -76,7 +76,7 @@ async def forgotten(fleet: Fleet) -> list[Settled]:
     return [Settled("every client told of the new epoch", told, ELSEWHERE)]
 
 
-def _cutting(cut: Callable[[Fleet], Awaitable[int]], times: int) -> Callable[[Fleet], Awaitable[list[Settled]]]:
+def _cutting(cut: Callable[[Fleet], Awaitable[int]], times: int) -> Run:
     async def cutting(fleet: Fleet) -> list[Settled]:
         async with thread(fleet) as talk:
             turn = await talk.say("say 600 words")
@@ -176,7 +176,7 @@ async def worker_alone(fleet: Fleet) -> list[Settled]:
     return [Settled("running elsewhere", settled, ELSEWHERE)]
 
 
-def replies_lost(direction: Direction, name: str) -> Callable[[Fleet], Awaitable[list[Settled]]]:
+def replies_lost(direction: Direction, name: str) -> Run:
     """Return the row in which one direction between a worker, or a node, and the store loses everything for 1 s."""
 
     async def lost(fleet: Fleet) -> list[Settled]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from backplane.embedded import Finder, Program, find_bundled, find_on_path
 from scripts.faultsuite import cancel_cases, gateway_cases, rolling_cases, store_cases, worker_cases
 from scripts.faultsuite.case import Case, Settled, thread
 from scripts.faultsuite.vitals import Vitals, back_to, baseline
+from scripts.faultsuite.waits import bounded
 from tests.fleet.fleet import CODE, Fleet
 from threadline_client.errors import ClientError
 
@@ -29,8 +29,10 @@ SETTINGS: dict[str, object] = {
     "agent": "scripts.faultsuite.agent:agent",
 }
 """On top of the product's defaults: how often one client may call, and who answers."""
-_MOST = 180.0
-"""Seconds that one case may take."""
+MOST = 150.0
+"""Seconds that one case may take; then it is given up, with what it waited for."""
+_AFTERWARDS = 60.0
+"""Seconds until the fleet is whole again, and until it is back to its base line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +117,12 @@ async def _run_one(fleet: Fleet, case: Case, before: Mapping[str, Vitals]) -> Re
     settled: Sequence[Settled] = ()
     wrong = ""
     try:
-        async with asyncio.timeout(_MOST):
-            settled = await case.run(fleet)
-    except TimeoutError:
-        wrong = f"it did not come to its end within {_MOST:g} s"
-    except (AssertionError, ClientError) as error:
+        settled = await bounded(case.run(fleet), MOST, f"row {case.name}")
+    except (AssertionError, ClientError, TimeoutError) as error:
         wrong = str(error) or repr(error)
     try:
-        await fleet.heal()
-        grown = await back_to(fleet, before)
+        await bounded(fleet.heal(), _AFTERWARDS, "healing")
+        grown = await bounded(back_to(fleet, before), _AFTERWARDS, "coming back to the base line")
     except (AssertionError, TimeoutError) as error:
         grown = [str(error) or "a process that was told to stop goes on"]
     if grown and not wrong:

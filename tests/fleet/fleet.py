@@ -293,7 +293,9 @@ class Fleet:
 
     def looker(self) -> Redis:
         """Return a client for looking only; it outlives a restart of the store."""
-        return Redis.from_url(self.store.url, protocol=2, retry=Retry(ConstantBackoff(0.05), 100))
+        # with a time-out of its own redis-py sends through wait_for, which loses cancellations under Python 3.11
+        retry = Retry(ConstantBackoff(0.05), 100)
+        return Redis.from_url(self.store.url, protocol=2, socket_timeout=None, retry=retry)
 
     # --- the store -------------------------------------------------------------------------------------
 
