@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     slots: _Positive = 16
     """Turns that one worker runs at once."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    """Where a worker serves its metrics, on `host`; 0 does not. A gateway has `/metrics` on its own port."""
+    """Where a worker serves `/metrics` and `/healthz`, on `host`; 0 does not. A gateway has both on its own port."""
     max_turns: int = Field(default=0, ge=0)
     """A worker that has taken this many turns takes no more, ends them and stops; 0 for no limit."""
 

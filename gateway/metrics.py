@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from backplane.watchdog import LAGS
 from gateway.latency import Latency
 
 
@@ -46,6 +47,12 @@ class Metrics:
         self.waiting = self._gauge("turns_waiting", "Turns of the whole deployment that no worker has taken yet.")
         self.oldest = self._gauge("oldest_waiting_seconds", "For how long the one waits that waits longest.")
         self.under_way = self._gauge("turns_under_way", "Turns of the whole deployment that wait, run or ask a person.")
+        self.loop_lag = Histogram(
+            "threadline_loop_lag_seconds",
+            "How late the event loop came to its beat, twice a second.",
+            buckets=LAGS,
+            registry=self.registry,
+        )
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"threadline_{name}", text, registry=self.registry)

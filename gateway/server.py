@@ -20,6 +20,7 @@ from backplane.connection import Backplane, opened_when_reachable
 from backplane.publisher import Publisher
 from backplane.recoverer import Recoverer
 from backplane.settings import Settings
+from backplane.watchdog import Watchdog
 from gateway import auth
 from gateway.allowances import Callers, Settler
 from gateway.auth import Authenticator
@@ -183,7 +184,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             return
         gateway = Gateway(settings, backplane, authenticator)
         _spare_the_collector()
-        await _serve(settings, gateway, stop)
+        async with Watchdog(gateway.metrics.loop_lag.observe, "clients of this node wait"):
+            await _serve(settings, gateway, stop)
     _log.info("gateway stopped", node_id=settings.node_id)
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
-
-from backplane.errors import Misconfigured
-from backplane.settings import Settings
+from backplane.watchdog import LAGS
 
 _WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _DURATIONS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
@@ -43,31 +39,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.loop_lag = Histogram(
+            "threadline_loop_lag_seconds",
+            "How late the event loop came to its beat, twice a second.",
+            buckets=LAGS,
+            registry=self.registry,
+        )
+
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
-
-
-@contextmanager
-def serving(metrics: Metrics, settings: Settings) -> Iterator[None]:
-    """Serve metrics on `metrics_port` of `host` for the length of this block, unless it is 0.
-
-    Raises:
-        Misconfigured: when the port is taken.
-    """
-    if not settings.metrics_port:
-        yield
-        return
-    try:
-        server, thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
-    except OSError as error:
-        raise Misconfigured(
-            f"THREADLINE_METRICS_PORT: expected a free port, got {settings.metrics_port}, which cannot be listened on "
-            f"({error.strerror}); give each worker of a machine its own"
-        ) from error
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

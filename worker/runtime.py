@@ -18,14 +18,16 @@ from backplane.recoverer import Recoverer
 from backplane.sessions import SessionCache
 from backplane.settings import Settings
 from backplane.turns import Claim
+from backplane.watchdog import Watchdog
 from worker.appender import Appender
 from worker.canceller import Canceller
 from worker.claimer import Claimer
 from worker.heartbeat import Heartbeat
+from worker.http import serving
 from worker.ledger import Ledger
 from worker.loading import load_agent
-from worker.metrics import Metrics, serving
-from worker.slot import Slot
+from worker.metrics import Metrics
+from worker.slot import AGENT_TASK, Slot
 from worker.turn import Agent
 
 _log = structlog.get_logger("worker.runtime")
@@ -97,6 +99,11 @@ class Worker:
             "turns": self.ledger.turns(),
         }
 
+    def whose(self, task: str) -> dict[str, str]:
+        """Return the thread and the turn of an agent's task, by its name; nothing for any other. On any thread."""
+        slot = self._slots.get(task.removeprefix(AGENT_TASK))
+        return {} if slot is None else {"thread_id": slot.claim.ref.thread_id, "request_id": slot.claim.request_id}
+
     def _forget(self, ref: ThreadRef) -> None:
         self._cache.invalidate(ref)
         self.ledger.forget(ref)
@@ -150,8 +157,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         if backplane is None:
             return
         worker = Worker(backplane, agent)
-        with serving(worker.metrics, settings):
-            _log.info("worker ready", node_id=settings.node_id, agent=settings.agent, slots=settings.slots)
-            await worker.run(stop)
+        means = f"after {settings.lease:g} s other workers take the turns of this one over"
+        async with Watchdog(worker.metrics.loop_lag.observe, means, worker.whose) as watchdog:
+            with serving(worker.metrics, watchdog.trouble, settings):
+                _log.info("worker ready", node_id=settings.node_id, agent=settings.agent, slots=settings.slots)
+                await worker.run(stop)
         tried, won = worker.claimer.tried, worker.claimer.won
         _log.info("worker stopped", node_id=settings.node_id, claims_tried=tried, claims_won=won)

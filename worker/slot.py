@@ -40,6 +40,8 @@ from worker.turn import (
 
 _log = structlog.get_logger("worker.slot")
 StopReason = Literal["cancelled", "fenced", "stopping", "parked"]
+AGENT_TASK = "agent-"
+"""How the name of an agent's task begins; its turn's request id follows."""
 _RETRY_PAUSE = 0.2
 
 
@@ -98,7 +100,7 @@ class Slot:
         """Run the turn to its end, or until it is somebody else's."""
         log = _log.bind(thread_id=self.claim.ref.thread_id, request_id=self.claim.request_id, fence=self.claim.fence)
         log.info("turn claimed")
-        answering = asyncio.create_task(self._answer(), name="agent")
+        answering = asyncio.create_task(self._answer(), name=AGENT_TASK + self.claim.request_id)
         watched: list[asyncio.Future[Any]] = [answering, self._stop]
         try:
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)

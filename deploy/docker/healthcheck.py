@@ -10,10 +10,13 @@ _OK = 200
 
 
 def main() -> int:
-    """Ask it on loopback, past any proxy of the environment; a worker where it serves metrics."""
+    """Ask it on loopback, past any proxy of the environment; a worker where it serves metrics.
+
+    A gateway whose event loop is blocked does not answer in time, a worker answers 503.
+    """
     metrics = os.environ.get("THREADLINE_METRICS_PORT", "0")
-    path = f"{metrics}/metrics" if metrics != "0" else f"{os.environ.get('THREADLINE_PORT', '8080')}/healthz"
-    url = f"http://127.0.0.1:{path}"
+    port = metrics if metrics != "0" else os.environ.get("THREADLINE_PORT", "8080")
+    url = f"http://127.0.0.1:{port}/healthz"
     asker = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with asker.open(url, timeout=2) as answer:

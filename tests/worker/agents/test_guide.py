@@ -77,8 +77,14 @@ async def test_the_agent_that_asks_runs_without_a_worker() -> None:
         assert [event async for event in agent(turn)] == [answer]
 
 
+async def test_the_agent_that_computes_in_a_thread_runs_without_a_worker() -> None:
+    agent = cast("Agent", run_block(IMPORTS + block("asyncio.to_thread("))["agent"])
+    said = [event async for event in agent(Turn("t1", "r1", "default", "ada", "hello", []))]
+    assert said == ["2 vowels. ", "2 vowels."]
+
+
 async def test_the_agent_with_a_step_runs_without_a_worker() -> None:
-    agent = cast("Agent", run_block(IMPORTS + block("turn.step("))["agent"])
+    agent = cast("Agent", run_block(IMPORTS + block("buy"))["agent"])
     said = [event async for event in agent(Turn("t1", "r1", "default", "ada", "tea", []))]
     assert said == ["I am ordering. ", "Done: tea is on its way. "]
 
