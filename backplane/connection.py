@@ -41,6 +41,7 @@ from backplane.sessions import Sessions
 from backplane.settings import Settings
 from backplane.steps import Steps
 from backplane.threads import Threads
+from backplane.traces import Traces
 from backplane.turns import Turns
 
 RETRIES = 3
@@ -138,6 +139,7 @@ class Backplane:
         self.servers = servers
         self.redis = redis
         self.keys = Keys(settings.key_prefix, settings.partitions)
+        self.traces = Traces()
         self._slots = lru_cache(maxsize=8192)(self._slots_of)
         self.live = LiveChannels(
             settings,

@@ -20,6 +20,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from backplane.settings import Settings
+from backplane.traces import named_in_logs
 
 LINES_PER_SECOND = 10
 """Lines of one event in a second, before the rest is counted instead of written."""
@@ -58,6 +59,7 @@ def configure(settings: Settings, *, stream: TextIO | None = None, clock: Callab
     target = stream or sys.stderr
     added: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        named_in_logs,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

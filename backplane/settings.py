@@ -193,6 +193,8 @@ class Settings(BaseSettings):
     """The least severe log lines to print."""
     log_format: str = Field(default="text", pattern=r"^(text|json)$")
     """`json` for machines, `text` for people."""
+    traces: Literal["off", "otlp"] = "off"
+    """`otlp` sends OpenTelemetry traces to a collector; the variables `OTEL_…` say where. Needs the extra `otel`."""
     url: _Commas = ("http://127.0.0.1:8080",)
     """Gateways that the command-line client talks to, separated by commas."""
     token: str | None = None

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
+from opentelemetry.trace import SpanKind
 from redis.exceptions import RedisError
 
 from backplane.doorbell import Ring
@@ -21,6 +22,7 @@ from backplane.keys import ThreadKeys, split_member
 from backplane.log import no_such_thread
 from backplane.scripts import Call
 from backplane.settings import Policy
+from backplane.traces import MESSAGE, REQUEST, STATE, carried, of_queue
 
 if TYPE_CHECKING:
     from backplane.connection import Backplane
@@ -172,6 +174,10 @@ class Claim:
     """Up to where `text` was said: `step NAME` or `asked ID`, whichever came last."""
     proof: str = ""
     """The attempt and the id of this claim, which every write carries: a failover may give an attempt out again."""
+    trace: str = ""
+    """The trace context that its start gave it, as a line (backplane/traces.py)."""
+    ready_at: int = 0
+    """Since when it could be claimed, Unix milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +268,14 @@ class Turns:
             QueueFull: when `max_followups` messages wait in the lane already, or `max_parallel` turns run in theirs.
             Unavailable: when Redis did not answer; the same Start may be sent again.
         """
+        about = of_queue("send", ref, start.request_id)
+        with self._backplane.traces.span("send turns", about, SpanKind.PRODUCER) as span:
+            started = await self._start(ref, start)
+            # an answer that is given again names the turn of the first call
+            span.set_attributes({STATE: started.state, REQUEST: started.request_id, MESSAGE: started.request_id})
+            return started
+
+    async def _start(self, ref: ThreadRef, start: Start) -> Started:
         digest, fingerprint = "", ""
         if start.client_message_id is not None:
             digest, fingerprint = start.digest(), start.fingerprint()
@@ -333,6 +347,7 @@ class Turns:
             "" if edit is None or edit.message_id is None else edit.message_id,
             "" if edit is None or edit.newest is None else edit.newest,
             settings.max_branches,
+            carried(),
             extra_keys=[keys.idempotency + digest, keys.requests, keys.branches, keys.branch],
         )
 
@@ -423,6 +438,16 @@ class Turns:
         if code == b"not_found":
             raise no_such_thread()
         return [item.decode() for item in removed]
+
+    async def trace(self, ref: ThreadRef, request_id: str) -> str:
+        """Return the trace context that a turn carries, as a line; empty when it carries none, or is forgotten.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        async with self._backplane.answering():
+            found: Any = await self._backplane.redis.hget(self._keys(ref).turn(request_id), "trace")
+        return (found or b"").decode()
 
     # --- from workers ----------------------------------------------------------------------------------
 
@@ -548,7 +573,7 @@ class Turns:
 
 def _claim(ref: ThreadRef, request_id: str, own: str, answer: Sequence[Any]) -> Claim:
     _, fence, version, epoch, message, given, subject, deadline, message_id, began, *more = answer
-    lane, policy, text, steps, kept_by = more
+    lane, policy, text, steps, kept_by, trace, ready_at = more
     return Claim(
         ref=ref,
         request_id=request_id,
@@ -567,6 +592,8 @@ def _claim(ref: ThreadRef, request_id: str, own: str, answer: Sequence[Any]) -> 
         text=text.decode(),
         steps=_finished_steps(steps),
         kept_by=kept_by.decode(),
+        trace=trace.decode(),
+        ready_at=int(ready_at),
     )
 
 

@@ -115,11 +115,12 @@ def serve(
 def gateway(host: Host = None, port: Port = None, redis_url: RedisUrl = None) -> None:
     """Run one gateway: clients connect to it. SIGTERM or Ctrl-C drains it."""
     settings = _settings(host=host, port=port, redis_url=redis_url)
-    from backplane import logs
+    from backplane import logs, traces
     from gateway.server import run
 
     logs.configure(settings)
-    _run_until_stopped(lambda stop: run(settings, stop))
+    with traces.exporting(settings, "threadline-gateway"):
+        _run_until_stopped(lambda stop: run(settings, stop))
 
 
 @app.command()
@@ -138,11 +139,12 @@ def worker(
 ) -> None:
     """Run one worker: it answers with an agent. SIGTERM or Ctrl-C drains it."""
     settings = _settings(agent=agent, slots=slots, max_turns=max_turns, redis_url=redis_url)
-    from backplane import logs
+    from backplane import logs, traces
     from worker.runtime import run
 
     logs.configure(settings)
-    _run_until_stopped(lambda stop: run(settings, stop))
+    with traces.exporting(settings, "threadline-worker"):
+        _run_until_stopped(lambda stop: run(settings, stop))
 
 
 @app.command()

@@ -20,6 +20,7 @@ from gateway.auth import Authenticator, Identity, bearer, stream_token
 from gateway.metrics import Metrics
 from gateway.node import Node
 from gateway.streams import Stream, cursor
+from gateway.traced import sent_with
 from gateway.verbs import Verbs
 
 _log = structlog.get_logger("gateway.http")
@@ -105,7 +106,8 @@ class Http:
         async def answered(request: Request) -> Response:
             code = "ok"
             try:
-                return await handler(request)
+                with sent_with(request.headers):
+                    return await handler(request)
             except ThreadlineError as error:
                 code = error.code
                 return _refusal(error)

@@ -33,7 +33,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 _AUTHORITY = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 _METHODS = ("GET", "POST", "PATCH", "DELETE", "OPTIONS")
-_HEADERS = ("Authorization", "Content-Type", "Last-Event-ID")
+_HEADERS = ("Authorization", "Content-Type", "Last-Event-ID", "traceparent", "tracestate")
 
 _log = structlog.get_logger(__name__)
 

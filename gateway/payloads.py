@@ -61,6 +61,10 @@ def _blank_is_none(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _text_or_none(value: object) -> object:
+    return value if isinstance(value, str) else None
+
+
 def _small(metadata: dict[str, Any]) -> dict[str, Any]:
     # parse() has written the whole payload as JSON before, so this cannot fail on what it holds.
     too_deep = _depth_over(metadata, MAX_METADATA_DEPTH)
@@ -124,9 +128,19 @@ class ThreadPayload(Payload):
 
 
 _Text = Annotated[str, AfterValidator(_not_blank)]
+_Trace = Annotated[
+    str | None, BeforeValidator(_text_or_none), Field(description="of W3C Trace Context; another form is ignored")
+]
 
 
-class Ask(ThreadPayload):
+class Act(ThreadPayload):
+    """A payload that may name the trace which its call belongs to."""
+
+    traceparent: _Trace = None
+    tracestate: _Trace = None
+
+
+class Ask(Act):
     """What an agent is told, beside the message itself."""
 
     client_message_id: Annotated[_Name | None, Field(description="1 to 128 printable characters")] = None
@@ -179,7 +193,7 @@ class ThreadEdit(Ask):
     ] = None
 
 
-class ChatCancel(ThreadPayload):
+class ChatCancel(Act):
     """A wish to stop a turn: that of `request_id`, or whichever runs."""
 
     verb = "chat:cancel"
@@ -284,7 +298,7 @@ class QueueRemove(ThreadPayload):
     item_id: _Id
 
 
-class ApprovalDecide(ThreadPayload):
+class ApprovalDecide(Act):
     """An answer to an agent that asked for permission."""
 
     verb = "approval:decide"

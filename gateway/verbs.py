@@ -33,6 +33,7 @@ from gateway.payloads import (
 )
 from gateway.room import Joined, Member
 from gateway.rooms import Rooms
+from gateway.traced import traced
 
 Ack = dict[str, Any]
 _LANES = ("followup", "steer", "collect", "parallel")
@@ -44,17 +45,20 @@ class Verbs:
     def __init__(self, backplane: Backplane, rooms: Rooms) -> None:
         self._backplane = backplane
         self._rooms = rooms
+        self.traces = backplane.traces
         self._touches: set[asyncio.Task[None]] = set()
 
     @staticmethod
     def _ref(identity: Identity, asked: ThreadPayload) -> ThreadRef:
         return ThreadRef(identity.tenant, asked.thread_id)
 
+    @traced("chat:start")
     @audited("start")
     async def start(self, identity: Identity, asked: ChatStart, client_id: str, member: Member | None) -> Ack:
         """Start a turn, or queue its message. The member is in the room before the first frame is sent."""
         return await self._begin(identity, asked, client_id, member, asked.message, asked.queue_mode or "interrupt")
 
+    @traced("thread:edit")
     @audited("edit")
     async def edit(self, identity: Identity, asked: ThreadEdit, client_id: str, member: Member | None) -> Ack:
         """Begin a turn in the place of an earlier message, in one step with the end of the one that runs."""
@@ -144,6 +148,7 @@ class Verbs:
             if not await self._backplane.turns.is_known(ref, start):
                 raise
 
+    @traced("chat:cancel")
     @audited("cancel")
     async def cancel(self, identity: Identity, asked: ChatCancel) -> Ack:
         """Stop a turn, and say truthfully what was stopped."""
@@ -343,6 +348,7 @@ class Verbs:
             raise NotFound("no such item waits in this thread; ask queue:status for those that do")
         return {"ok": True, "thread_id": ref.thread_id, "removed": removed}
 
+    @traced("approval:decide")
     @audited("decide")
     async def decide(self, identity: Identity, asked: ApprovalDecide) -> Ack:
         """Decide what an agent asks, or say who has."""

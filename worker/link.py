@@ -9,12 +9,16 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from opentelemetry import trace
+
 from backplane.approvals import Question
 from backplane.connection import Backplane
 from backplane.errors import Unavailable
 from backplane.events import dumps
+from backplane.traces import of_turn
 from backplane.turns import Claim, Verdict
 from worker.outbox import Outbox
+from worker.spans import STEP
 from worker.turn import AgentError, AgentEvent, Ask, Decision, Step
 
 _PAUSE = 0.2
@@ -66,9 +70,15 @@ class SlotLink:
         step = self._nth(name)
         if (recorded := self._claim.steps.get(step)) is not None:
             self._passed(f"step {step}")
+            trace.get_current_span().add_event("step_recorded_before", {STEP: step})
             return json.loads(recorded)
         # the agent has come to something new: from here on it says what nobody has heard
         self._ahead = ""
+        about = of_turn(self._claim.ref, self._claim.request_id) | {STEP: step}
+        with self._backplane.traces.span(f"step {name}", about):
+            return await self._new_step(step, run)
+
+    async def _new_step(self, step: str, run: Callable[[Step], Awaitable[Any]]) -> Any:
         verdict, began_before = await self._asked(lambda: self._backplane.steps.begin(self._claim, step))
         await self._obeyed(verdict)
         result = _as_json(await run(Step(f"{self._claim.request_id}:{step}", began_before)))

@@ -126,7 +126,8 @@ class Worker:
         self._free.release()
         self.ledger.ended(slot.claim, slot.outcome)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a slot failed; its lease will lapse", request_id=slot.claim.request_id, exc_info=error)
+            turn = {"thread_id": slot.claim.ref.thread_id, "request_id": slot.claim.request_id}
+            _log.error("a slot failed; its lease will lapse", **turn, exc_info=error)
 
     async def _last_turns(self, others: list[asyncio.Task[Any]]) -> None:
         """Wait until the last turns have ended: nobody waits for this worker, so there is no grace to keep to."""

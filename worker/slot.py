@@ -23,6 +23,7 @@ from backplane.turns import Claim, Ending, Finished, Verdict
 from worker.appender import Appender
 from worker.link import SlotLink
 from worker.outbox import Outbox
+from worker.spans import AgentSpans, attempt, note_outcome
 from worker.turn import (
     Agent,
     AgentError,
@@ -62,6 +63,7 @@ class Slot:
         self._text = [claim.text]
         self._text_bytes = len(claim.text.encode())
         self._link = SlotLink(backplane, claim, self._say, self.told, self._wait_outside, self._outbox)
+        self._spans = AgentSpans(backplane.traces, claim, self._settings.agent)
         self._usage: Usage | None = None
         self._started = asyncio.get_running_loop().time()
         self._first_text: float | None = None
@@ -98,46 +100,56 @@ class Slot:
 
     async def run(self) -> None:
         """Run the turn to its end, or until it is somebody else's."""
-        log = _log.bind(thread_id=self.claim.ref.thread_id, request_id=self.claim.request_id, fence=self.claim.fence)
-        log.info("turn claimed")
+        # of this task and of those that it starts: lines of the agent and of its libraries name the turn too
+        structlog.contextvars.bind_contextvars(
+            thread_id=self.claim.ref.thread_id, request_id=self.claim.request_id, fence=self.claim.fence
+        )
+        with attempt(self._backplane, self.claim) as span:
+            try:
+                await self._run()
+            finally:
+                note_outcome(span, self.outcome)
+
+    async def _run(self) -> None:
+        _log.info("turn claimed")
         answering = asyncio.create_task(self._answer(), name=AGENT_TASK + self.claim.request_id)
         watched: list[asyncio.Future[Any]] = [answering, self._stop]
         try:
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
-                await self._halt(answering, log)
+                await self._halt(answering)
         finally:
             answering.cancel()
             await self._outbox.close()
-        await self._end(answering, log)
+        await self._end(answering)
 
-    async def _halt(self, answering: asyncio.Task[None], log: structlog.stdlib.BoundLogger) -> None:
+    async def _halt(self, answering: asyncio.Task[None]) -> None:
         answering.cancel()
         # half the grace: the end must be written before the recoverer writes it for us
         _, pending = await asyncio.wait([answering], timeout=self._settings.cancel_grace / 2)
         if pending:
-            log.warning("the agent ignores its cancellation; its turn ends without it")
+            _log.warning("the agent ignores its cancellation; its turn ends without it")
 
-    async def _end(self, answering: asyncio.Task[None], log: structlog.stdlib.BoundLogger) -> None:
+    async def _end(self, answering: asyncio.Task[None]) -> None:
         reason = self._stop.result() if self._stop.done() else None
         if reason == "fenced":
-            log.info("turn lost to another owner")
+            _log.info("turn lost to another owner")
             self.outcome = reason
             return
         answered = answering.done() and not answering.cancelled() and answering.exception() is None
         if reason == "stopping" and not answered:
-            await self._hand_back(log)
+            await self._hand_back()
             self.outcome = "handed_back"
             return
         if reason == "parked" and not answered:
-            await self._park(log)
+            await self._park()
             self.outcome = reason
             return
-        finished = await self._finish(self._ending(answering, log))
+        finished = await self._finish(self._ending(answering))
         self.outcome = finished.state
-        log.info("turn ended", state=finished.state)
+        _log.info("turn ended", state=finished.state)
 
-    def _ending(self, answering: asyncio.Task[None], log: structlog.stdlib.BoundLogger) -> Ending:
+    def _ending(self, answering: asyncio.Task[None]) -> Ending:
         error: BaseException | None
         stopped: Literal["cooperative", "hard"] = "cooperative"
         if not answering.done() or answering.cancelled():
@@ -150,7 +162,7 @@ class Slot:
             answer = "".join(self._text)
             return Ending("done", CHAT_DONE, body(self._done_fields(answer)), answer)
         if not isinstance(error, AgentError):
-            log.error("the agent failed", exc_info=error)
+            _log.error("the agent failed", exc_info=error)
             error = AgentError("The agent failed.", retryable=True)
         return Ending("failed", CHAT_ERROR, body(_error_fields(error)), stopped=stopped)
 
@@ -183,21 +195,21 @@ class Slot:
             self._remember(finished, ending)
             return finished
 
-    async def _hand_back(self, log: structlog.stdlib.BoundLogger) -> None:
+    async def _hand_back(self) -> None:
         try:
             await self._backplane.turns.release(self.claim)
-            log.info("turn handed back")
+            _log.info("turn handed back")
         except Unavailable:
-            log.warning("turn could not be handed back; its lease will lapse")
+            _log.warning("turn could not be handed back; its lease will lapse")
 
-    async def _park(self, log: structlog.stdlib.BoundLogger) -> None:
+    async def _park(self) -> None:
         while True:
             try:
                 state = await self._backplane.approvals.park(self.claim)
             except Unavailable:
                 await asyncio.sleep(_RETRY_PAUSE)
                 continue
-            log.info("turn parked", state=state)
+            _log.info("turn parked", state=state)
             return
 
     # --- the session -----------------------------------------------------------------------------------
@@ -253,6 +265,10 @@ class Slot:
             metadata=given["metadata"],
             link=self._link,
         )
+        with self._spans.running(turn):
+            await self._hear(turn)
+
+    async def _hear(self, turn: Turn) -> None:
         async with aclosing(self._agent(turn)) as said:  # type: ignore[type-var]  # async generators have aclose
             async for event in said:
                 self._take(event)
@@ -270,6 +286,7 @@ class Slot:
         """Put what the agent says into the outbox. Nothing is awaited: this is done for every token."""
         if isinstance(event, Usage):
             self._usage = event
+            self._spans.used(event)
             return
         if self._link.replaying:
             return
@@ -282,6 +299,7 @@ class Slot:
                 self._outbox.put_delta(*_as_delta(event))
         else:
             self._outbox.put(*_as_event(event, self._settings.max_tool_output_bytes))
+            self._spans.take(event)
 
     def _take_text(self, text: str, turn_round: int) -> None:
         if text:
@@ -294,6 +312,7 @@ class Slot:
         self._text_bytes += len(delta) if delta.isascii() else len(delta.encode())
         if self._first_text is None:
             self._first_text = asyncio.get_running_loop().time()
+            self._spans.first_text()
         if self._text_bytes > self._settings.max_answer_bytes:
             raise AgentError("The answer grew too long and was stopped.", error_type="answer_too_large")
 

@@ -4,8 +4,8 @@
 --      4 lease ms
 -- Returns {'gone'} or {'claimed', fence, session_version, epoch, message, input, subject, deadline, message id,
 --         began, lane, policy, text that stands, steps {name, state, …},
---         the step or question up to which it was said, or ''}; session_version and message id are those
---         of the turn's own message in the session.
+--         the step or question up to which it was said, or '', trace context or '', since when it was ready};
+--         session_version and message id are those of the turn's own message in the session.
 local request = arg(1)
 local turn = read_turn(request)
 
@@ -61,7 +61,7 @@ else
 end
 local v = redis.call('HMGET', TURNS .. request, 'session_version', 'message', 'input', 'subject', 'deadline',
   'message_id', 'began', 'lane', 'policy',
-  'kept_by')
+  'kept_by', 'trace', 'ready_at')
 return {'claimed', turn.attempt, v[1], redis.call('HGET', THREAD, 'epoch'), v[2], v[3], v[4], v[5], v[6], v[7], v[8],
   v[9], redis.call('GET', TEXTS .. request) or '', redis.call('HGETALL', STEPS .. request),
-  v[10] or ''}
+  v[10] or '', v[11] or '', v[12]}

@@ -8,6 +8,7 @@
 --      15 most parallel turns  16 policy (retry | resume | fail)
 -- The mode `edit` cuts the session at a message, and begins a turn in its place; its message may be '', for the same again.
 --      17 id of the message, '' for the newest  18 newest message that the asker knows of, '' for any  19 most branches
+--      20 trace context of whoever asks, '' for none: its worker goes on with it
 -- Returns {code} or {'accepted' | 'queued', request, epoch, offset, client_id, position, lane or '-',
 --          id of the message that was cut off first or 0}.
 local request, subject, fingerprint, mode = arg(1), arg(2), arg(4), arg(5)
@@ -75,6 +76,9 @@ redis.call('HSET', TURNS .. request, 'state', 'queued', 'attempt', 0, 'lost', 0,
 redis.call('PEXPIRE', TURNS .. request, THREAD_TTL)
 if fingerprint ~= '' then
   redis.call('HSET', TURNS .. request, 'digest', string.match(KEYS[13], '[^/]+$'))
+end
+if arg(20) ~= '' then
+  redis.call('HSET', TURNS .. request, 'trace', arg(20))
 end
 note_request(KEYS[14], request)
 

@@ -18,7 +18,9 @@ from backplane.ids import DEFAULT_TENANT, ThreadRef
 from backplane.keys import Keys, PartitionKeys, ThreadKeys
 from backplane.scripts import Call
 from backplane.settings import Settings
+from backplane.traces import received, within
 from backplane.turns import Batch, Claim, Edit, Ending, Start
+from tests.support.spans import CALLER
 from tests.support.waiting import wait_until
 
 BACKPLANE = Path(__file__).parents[2] / "backplane"
@@ -160,7 +162,8 @@ class Story:
         await self._counted()
         await turns.cancel(self.ref, "ada", await self.start("zero"))
         await self.start("context", queue_mode="collect")
-        first = await self.start("one", client_message_id="key", metadata={"a": 1})
+        with within(received(CALLER)):
+            first = await self.start("one", client_message_id="key", metadata={"a": 1})
         await look()
         await self.say(await self.claim(first), "Once ")
         waiting = [await self.start(text, queue_mode="followup") for text in ("two", "three", "four")]

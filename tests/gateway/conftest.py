@@ -13,6 +13,7 @@ import socketio  # type: ignore[import-untyped]  # the library has no types
 
 from backplane.connection import Backplane
 from backplane.settings import Settings
+from backplane.traces import Traces
 from gateway.auth import Authenticator
 from gateway.server import Gateway, Uvicorn, configuration
 from tests.support.waiting import wait_until
@@ -87,9 +88,10 @@ async def clients() -> AsyncIterator[Clients]:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[RunningGateway]:
-    """Serve a gateway on a free port for the length of the block."""
+async def serving(settings: Settings, traces: Traces | None = None) -> AsyncIterator[RunningGateway]:
+    """Serve a gateway on a free port for the length of the block; its spans go to `traces`."""
     async with Authenticator(settings) as authenticator, Backplane.open(settings) as backplane:
+        backplane.traces = traces or backplane.traces
         gateway = Gateway(settings, backplane, authenticator)
         server = Uvicorn(configuration(settings, gateway))
         async with gateway.roles():
@@ -105,10 +107,12 @@ async def serving(settings: Settings) -> AsyncIterator[RunningGateway]:
 
 
 @asynccontextmanager
-async def working(settings: Settings, agent: Agent) -> AsyncIterator[Worker]:
-    """Run a worker with connections of its own for the length of the block."""
-    async with Backplane.open(settings) as backplane, running_worker(backplane, agent) as worker:
-        yield worker
+async def working(settings: Settings, agent: Agent, traces: Traces | None = None) -> AsyncIterator[Worker]:
+    """Run a worker with connections of its own for the length of the block; its spans go to `traces`."""
+    async with Backplane.open(settings) as backplane:
+        backplane.traces = traces or backplane.traces
+        async with running_worker(backplane, agent) as worker:
+            yield worker
 
 
 @pytest.fixture
