@@ -153,7 +153,7 @@ class Load:
                 await guest.arrived(1)
         if chance.random() < _CANCEL:
             answer = await talk.cancel(turn, node=chance.randrange(len(self._fleet.urls)))
-            return "chat_error" if answer.get("ok") else "chat_done"
+            return "chat_error" if answer.get("cancelled") else "chat_done"  # it may have ended meanwhile
         return "chat_done"
 
     @staticmethod

@@ -41,6 +41,11 @@ class Sample:
         return asdict(self)
 
 
+def sample(plain: dict[str, Any]) -> Sample:
+    """Return what `plain` was made of."""
+    return Sample(plain["at"], plain["p99"], {name: Held(**held) for name, held in plain["processes"].items()})
+
+
 class Sampler:
     """Looks at every gateway, worker and the store."""
 
@@ -62,9 +67,9 @@ class Sampler:
         pids = {member.name: member.pid for member in self._fleet.members} | {"store": self._fleet.store.pid}
         held = {name: self._held(name, pid, passed) for name, pid in pids.items()}
         self._last_look, self._last_buckets = now, buckets
-        sample = Sample(now - self._begun, None if math.isnan(p99) else p99, held)
-        self.samples.append(sample)
-        return sample
+        seen = Sample(now - self._begun, None if math.isnan(p99) else p99, held)
+        self.samples.append(seen)
+        return seen
 
     def _held(self, name: str, pid: int, passed: float) -> Held:
         used = cpu_of(pid)
@@ -77,4 +82,4 @@ class Sampler:
 def series(samples: list[Sample], what: str, scale: float = 1.0) -> dict[str, list[Point]]:
     """Return one kind of figure as points of each process, such as `memory`; divided by a scale."""
     names = samples[-1].processes if samples else {}
-    return {name: [(sample.at, getattr(sample.processes[name], what) / scale) for sample in samples] for name in names}
+    return {name: [(one.at, getattr(one.processes[name], what) / scale) for one in samples] for name in names}

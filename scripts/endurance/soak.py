@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,16 +16,19 @@ from rich.table import Table
 
 from scripts.benchmark.peers import loop_factory
 from scripts.benchmark.processes import raise_open_files_limit
+from scripts.endurance import page
 from scripts.endurance.flat import Verdict, judge
 from scripts.endurance.load import Load, Noticed, Shape
 from scripts.endurance.picture import svg
-from scripts.endurance.samples import Sample, Sampler, series
+from scripts.endurance.samples import Sample, Sampler, sample, series
 from scripts.faultsuite.record import machine
 from tests.fleet.fleet import Fleet
 
 _SETTINGS = {"calls_per_second": 1000, "calls_burst": 1000}
 _MEMORY, _FILES = 4e6, 8
 """What a process may grow by in any case: bytes, open files."""
+_TELL_EACH = 12
+"""Samples of which one is printed."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -36,11 +39,13 @@ async def soak(shape: Shape, seconds: float, every: float, told: Callable[[str],
             load, sampler = Load(fleet, shape), Sampler(fleet)
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(load.run())
+                loop = asyncio.get_running_loop()
+                begun = loop.time()
                 for number in range(round(seconds / every) + 1):
-                    sample = await sampler.look()
-                    if number % 12 == 0:
-                        told(_line(sample))
-                    await asyncio.sleep(every)
+                    await asyncio.sleep(begun + number * every - loop.time())
+                    seen = await sampler.look()
+                    if number % _TELL_EACH == 0:
+                        told(_line(seen))
                 load.stop()
                 noticed = await running
     return sampler.samples, noticed
@@ -60,7 +65,7 @@ def verdicts(samples: list[Sample]) -> list[Verdict]:
     ]
 
 
-def show(judged: Sequence[Verdict], noticed: Noticed, console: Console) -> None:
+def show(judged: Sequence[Verdict], kept: dict[str, Any], console: Console) -> None:
     """Print who grew by how much, and what does not hold."""
     table = Table(title="growth over the last two thirds")
     for name in ("process", "what", "grew by", "may grow by", "result"):
@@ -70,12 +75,8 @@ def show(judged: Sequence[Verdict], noticed: Noticed, console: Console) -> None:
         figures = (f"{value / scale:.1f}{unit}" for value in (one.growth, one.allowed))
         table.add_row(one.process, one.what, *figures, "flat" if one.flat else "grows")
     console.print(table)
-    console.print(
-        f"{noticed.threads} threads, {noticed.turns} turns, {noticed.events} events, {noticed.reconnects} reconnects; "
-        f"{len(noticed.wrong)} threads with something wrong",
-        markup=False,
-    )
-    for wrong in noticed.wrong:
+    console.print(page.told(kept), markup=False)
+    for wrong in kept["wrong"]:
         console.print(f"wrong: {wrong}", markup=False)
 
 
@@ -86,22 +87,43 @@ def main(
     watchers: Annotated[int, typer.Option(min=1, help="Clients that follow each thread.")] = 3,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two samples.")] = 5.0,
     output: Annotated[Path, typer.Option(help="Folder for soak.json and soak.svg.")] = Path(".threadline"),
+    write_docs: Annotated[bool, typer.Option("--write-docs", help="Renew docs/reliability.md and its plot.")] = False,
+    given: Annotated[Path | None, typer.Option("--from", help="Run nothing: take the figures of a soak.json.")] = None,
 ) -> None:
     """Leave a fleet under mixed load, plot what each process holds, and say whether it is flat."""
-    raise_open_files_limit()
     console = Console(soft_wrap=True)
-    shape = Shape(clients, watchers, mixed=True)
+    if given is None:
+        raise_open_files_limit()
+        output.mkdir(parents=True, exist_ok=True)
+        kept = _run(minutes, Shape(clients, watchers, mixed=True), every, console)
+        (output / "soak.json").write_text(json.dumps(kept, indent=1) + "\n")
+        console.print(f"written: {output / 'soak.json'}, {output / 'soak.svg'}", markup=False)
+    else:
+        kept = json.loads(given.read_text())
+        output = given.parent
+    samples = [sample(plain) for plain in kept["samples"]]
+    judged = verdicts(samples)
+    (output / "soak.svg").write_text(svg(samples, page.about(kept)))
+    show(judged, kept, console)
+    if write_docs:
+        page.write(kept, samples, judged)
+    if kept["wrong"] or not all(one.flat for one in judged):
+        raise typer.Exit(1)
+
+
+def _run(minutes: float, shape: Shape, every: float, console: Console) -> dict[str, Any]:
+    """Run it, and return all that is kept of it, as JSON takes it."""
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         samples, noticed = runner.run(soak(shape, minutes * 60, every, lambda said: console.print(said, markup=False)))
-    judged = verdicts(samples)
-    output.mkdir(parents=True, exist_ok=True)
-    kept = {"machine": machine(), "clients": clients, "watchers": watchers, "wrong": noticed.wrong}
-    (output / "soak.json").write_text(json.dumps(kept | {"samples": [one.plain() for one in samples]}, indent=1) + "\n")
-    (output / "soak.svg").write_text(svg(samples))
-    show(judged, noticed, console)
-    console.print(f"written: {output / 'soak.json'}, {output / 'soak.svg'}", markup=False)
-    if noticed.wrong or not all(one.flat for one in judged):
-        raise typer.Exit(1)
+    return {
+        "machine": machine(),
+        "minutes": minutes,
+        "clients": shape.clients,
+        "watchers": shape.watchers,
+        "noticed": {name: getattr(noticed, name) for name in ("threads", "turns", "events", "reconnects")},
+        "wrong": noticed.wrong,
+        "samples": [one.plain() for one in samples],
+    }
 
 
 if __name__ == "__main__":
