@@ -106,17 +106,18 @@ class Admission:
         await pipeline.execute()
 
     async def forget(self, ref: ThreadRef, subject: str) -> None:
-        """Forget every turn of a thread that was deleted.
+        """Forget a user's turns in a thread that was deleted, or never was theirs: those of others stay counted.
 
         Raises:
             Unavailable: when Redis did not answer.
         """
         keys = self._backplane.keys
+        user, tenant = keys.user(ref.tenant, subject), keys.tenant(ref.tenant)
         async with self._backplane.answering():
-            for key in (keys.user(ref.tenant, subject), keys.tenant(ref.tenant)):
-                found: Any = await self._backplane.redis.zrange(key, 0, -1)
-                gone = [name for name in found if split_member(name.decode())[0] == ref]
-                if gone:
+            found: Any = await self._backplane.redis.zrange(user, 0, -1)
+            gone = [name for name in found if split_member(name.decode())[0] == ref]
+            if gone:
+                for key in (user, tenant):
                     await self._backplane.redis.zrem(key, *gone)
 
     async def _forget_ended(self, key: str, newest: str) -> int:

@@ -77,6 +77,10 @@ class ThreadKeys:
         """Return the key of one turn."""
         return self.turns + request_id
 
+    def silent(self, name: str) -> str:
+        """Return a channel that costs what the live one costs, and on which nothing is said."""
+        return f"{self.live}/{name}"
+
     def member(self, request_id: str) -> str:
         """Return how a turn is named in `due`, `ready` and the doorbell."""
         return f"{self.ref}/{request_id}"

@@ -198,13 +198,14 @@ class Threads:
             )
         )
         self._listed.pop((ref, subject), None)
-        # in other slots; also when there was none, for a process may have died between the two
-        if code == b"deleted":
-            await self._backplane.run(Call("unlist", [self._key(ref.tenant, subject)], [ref.thread_id, at - 1, 0]))
+        # in other slots; of one's own turns also when there was no thread, for a process may have died between the two
         await self._backplane.admission.forget(ref, subject)
+        if code != b"deleted":
+            return False  # it may be another's, whose turns wait in the line
+        await self._backplane.run(Call("unlist", [self._key(ref.tenant, subject)], [ref.thread_id, at - 1, 0]))
         async with self._backplane.answering():
             await self._backplane.doorbell.forget(ref, subject)
-        return bool(code == b"deleted")
+        return True
 
 
 def _summary(ref: ThreadRef, answer: Sequence[Any]) -> Summary | None:

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 import structlog
 
 from backplane.connection import Backplane
-from backplane.errors import ThreadlineError
-from backplane.ids import ThreadRef
+from backplane.errors import NotFound, ThreadlineError
+from backplane.ids import ThreadRef, new_id
 from gateway.metrics import Metrics
 from gateway.room import Room
 
@@ -22,6 +22,16 @@ _log = structlog.get_logger("gateway.rooms")
 _IDLE_AT_ONCE = 32
 """Rooms without a turn that one poll reads too: those where every message about a new turn was lost are found in turn,
 and an idle node's work does not grow with its rooms."""
+
+
+class _Deaf:
+    """Listens to a channel on which nothing is said."""
+
+    def heard(self, message: bytes) -> None:
+        """Hear nothing."""
+
+    def missed(self) -> None:
+        """Miss nothing."""
 
 
 class Rooms:
@@ -51,6 +61,7 @@ class Rooms:
             Unavailable: when the channel was not confirmed in time.
         """
         room = self._rooms.get(ref)
+        stood = room is not None
         if room is None:
             room = self._rooms[ref] = Room(
                 self._backplane, self._metrics, ref, self._close, lambda room: self.changed(room)
@@ -61,8 +72,18 @@ class Rooms:
             if (opening := self._opening.get(room)) is not None:
                 await asyncio.shield(opening)
             yield room
+        except NotFound:
+            if stood:
+                await self._as_if_opened(ref)
+            raise
         finally:
             room.release()
+
+    async def _as_if_opened(self, ref: ThreadRef) -> None:
+        """Take as long as opening a room does: else a stranger would learn that somebody on this node watches it."""
+        channel = self._backplane.keys.thread(ref).silent(new_id())
+        await self._backplane.live.subscribe(channel, _Deaf())
+        self._backplane.live.unsubscribe(channel)
 
     async def _open(self, room: Room) -> None:
         try:

@@ -22,7 +22,8 @@ local function answer(ack)
 end
 
 local owner = redis.call('HGET', THREAD, 'owner')
-if owner and owner ~= subject then
+-- an edit of nothing and one of another's thread end here, both behind the same steps
+if (owner and owner ~= subject) or (not owner and mode == 'edit') then
   return {'not_found'}
 end
 local given = redis.call('HGET', TURNS .. request, 'ack')
@@ -46,10 +47,7 @@ if running and mode == 'reject' then
 end
 local edited
 if mode == 'edit' then
-  edited = owner and editable(arg(17))
-  if not owner then
-    return {'not_found'}
-  end
+  edited = editable(arg(17))
   if not edited or (arg(18) ~= '' and tonumber(redis.call('HGET', THREAD, 'messages')) > tonumber(arg(18))) then
     return {'edit_conflict'}
   end

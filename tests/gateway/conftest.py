@@ -88,13 +88,20 @@ async def clients() -> AsyncIterator[Clients]:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, traces: Traces | None = None) -> AsyncIterator[RunningGateway]:
-    """Serve a gateway on a free port for the length of the block; its spans go to `traces`."""
+async def serving(
+    settings: Settings, traces: Traces | None = None, *, roles: bool = True
+) -> AsyncIterator[RunningGateway]:
+    """Serve a gateway on a free port for the length of the block; its spans go to `traces`.
+
+    Without its roles it asks Redis nothing by itself.
+    """
+    if not roles:
+        settings = settings.model_copy(update={"canary_interval": 3600.0})
     async with Authenticator(settings) as authenticator, Backplane.open(settings) as backplane:
         backplane.traces = traces or backplane.traces
         gateway = Gateway(settings, backplane, authenticator)
         server = Uvicorn(configuration(settings, gateway))
-        async with gateway.roles():
+        async with gateway.roles() if roles else backplane.revocations:
             task = asyncio.create_task(server.serve())
             await wait_until(lambda: server.started, "the web server listens")
             port = server.servers[0].sockets[0].getsockname()[1]
