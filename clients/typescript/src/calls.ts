@@ -9,11 +9,10 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-export interface SendOptions extends CallOptions {
+/** What may go with a message, new or in the place of an earlier one. */
+interface MessageOptions extends CallOptions {
   /** The idempotency key; made here unless given. One key is one turn, however often it is sent. */
   readonly client_message_id?: string | undefined;
-  /** What to do when a turn runs; `interrupt` unless given. */
-  readonly queue_mode?: QueueMode | undefined;
   /** What becomes of the turn when its worker is lost. */
   readonly policy?: Policy | undefined;
   readonly model?: string | undefined;
@@ -23,6 +22,18 @@ export interface SendOptions extends CallOptions {
   readonly locale?: string | undefined;
   /** Kept with the message, and handed to the agent. */
   readonly metadata?: Metadata | undefined;
+}
+
+export interface SendOptions extends MessageOptions {
+  /** What to do when a turn runs; `interrupt` unless given. */
+  readonly queue_mode?: QueueMode | undefined;
+}
+
+export interface EditOptions extends MessageOptions {
+  /** The `id` of the message to put another in place of; the newest one unless given. */
+  readonly message_id?: number | undefined;
+  /** The `id` of the newest message that was shown: refuse if there are newer ones. */
+  readonly newest_id?: number | undefined;
 }
 
 /** What became of a cancel, and the proof of it as far as it is known. */
@@ -100,20 +111,6 @@ export interface ThreadPage {
 export interface PageOptions extends CallOptions {
   readonly limit?: number | undefined;
   readonly before?: string | undefined;
-}
-
-export interface EditOptions extends CallOptions {
-  /** The `id` of the message to put another in place of; the newest one unless given. */
-  readonly message_id?: number | undefined;
-  /** The `id` of the newest message that was shown: refuse if there are newer ones. */
-  readonly newest_id?: number | undefined;
-  readonly client_message_id?: string | undefined;
-  readonly policy?: Policy | undefined;
-  readonly model?: string | undefined;
-  readonly model_override?: string | undefined;
-  readonly temperature?: number | undefined;
-  readonly locale?: string | undefined;
-  readonly metadata?: Metadata | undefined;
 }
 
 /** Who watches a thread, over all gateways, and which worker answers. */
