@@ -27,13 +27,12 @@ except ModuleNotFoundError as error:
 from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph.pregel import Pregel
 from langgraph.types import Command
-from pydantic_core import to_jsonable_python
 
-from backplane.events import dumps
 from worker.agents.checkpoints import Checkpoints
 from worker.agents.history import as_model_reads
 from worker.agents.provider_errors import meant_by_status, provider_error
 from worker.agents.records import recorded, said_before
+from worker.agents.words import as_text, refusal
 from worker.turn import (
     Agent,
     AgentError,
@@ -107,7 +106,7 @@ def make_agent(
             values = await run.finished(given(turn))
         yield run.usage
         if not run.spoken:
-            yield _as_text(values)
+            yield as_text(values)
 
     return answer
 
@@ -186,14 +185,13 @@ class _Run:
                 return await self.turn.ask(question, [str(option) for option in options])
             case {"question": str(question)} | str(question):
                 return await self.turn.ask(question)
-        return await self.turn.ask(_as_text(value))
+        return await self.turn.ask(as_text(value))
 
     async def _decide(self, action: Any) -> dict[str, str]:
         decision = await self.turn.approve(str(action["name"]), dict(action["args"]))
         if decision.approved:
             return {"type": "approve"}
-        refusal = "The person said no." if decision.decision else "Nobody decided in time, so it was not done."
-        return {"type": "reject", "message": refusal}
+        return {"type": "reject", "message": refusal(decision)}
 
 
 class _Told:
@@ -296,10 +294,6 @@ class _Told:
             self.usage = Usage(
                 self.usage.input_tokens + spent["input_tokens"], self.usage.output_tokens + spent["output_tokens"], name
             )
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else dumps(to_jsonable_python(value, fallback=str))
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from worker.agents.history import as_model_reads
 from worker.agents.openai_errors import as_agent_error
 from worker.agents.provider_errors import provider_error
 from worker.agents.records import recorded, said_before, tool_step
+from worker.agents.words import as_text, refusal
 from worker.turn import (
     Agent,
     AgentError,
@@ -87,7 +88,7 @@ def make_agent(agent: agents.Agent[Any], options: Callable[[Turn], Mapping[str, 
                 told = await run.decided(result)
                 given.pop("context", None)  # the state has it
         if not run.spoken:
-            yield _as_text(result.final_output)
+            yield as_text(result.final_output)
 
     return answer
 
@@ -192,9 +193,9 @@ class _Run:
             if decision.approved:
                 state.approve(item)
                 continue
-            refusal = "The person said no." if decision.decision else "Nobody decided in time, so it was not done."
-            state.reject(item, rejection_message=refusal)
-            await self.turn.say(ToolResult(name, refusal, item.call_id or "", False, self.round))
+            words = refusal(decision)
+            state.reject(item, rejection_message=words)
+            await self.turn.say(ToolResult(name, words, item.call_id or "", False, self.round))
         return state
 
     # --- what is said ------------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ class _Hooks(agents.RunHooks[Any]):
     async def on_tool_end(self, context: Any, agent: Any, tool: agents.Tool, result: object) -> None:
         """Say what a tool has returned."""
         call_id = str(getattr(context, "tool_call_id", ""))
-        await self._run.turn.say(ToolResult(tool.name, _as_text(result), call_id, True, self._run.round))
+        await self._run.turn.say(ToolResult(tool.name, as_text(result), call_id, True, self._run.round))
 
     async def on_handoff(self, context: Any, from_agent: Any, to_agent: Any) -> None:
         """Say that another agent answers from here on."""
@@ -377,10 +378,6 @@ def _args(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return args if isinstance(args, dict) else {}
-
-
-def _as_text(output: Any) -> str:
-    return output if isinstance(output, str) else dumps(to_jsonable_python(output, fallback=str))
 
 
 @contextmanager

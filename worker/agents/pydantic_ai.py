@@ -27,12 +27,12 @@ except ModuleNotFoundError as error:
 from pydantic_ai import exceptions, messages
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolDenied
-from pydantic_core import to_jsonable_python
 
 from backplane.events import dumps
 from worker.agents.history import as_model_reads
 from worker.agents.provider_errors import provider_error
 from worker.agents.records import recorded, said_before, tool_step
+from worker.agents.words import as_text, refusal
 from worker.turn import (
     Agent,
     AgentError,
@@ -105,7 +105,7 @@ def make_agent(
                     if asked:
                         yield Usage(run.usage.input_tokens, run.usage.output_tokens, journal.answer.model_name or "")
             if run.result is not None and not _spoken(journal.answer):
-                yield _as_text(run.result.output)
+                yield as_text(run.result.output)
 
     return answer
 
@@ -182,8 +182,7 @@ class _Journal(AbstractCapability[Any]):
         decided: dict[str, bool | Any] = {}
         for call in requests.approvals:
             decision = await self._turn.approve(call.tool_name, call.args_as_dict())
-            refusal = "The person said no." if decision.decision else "Nobody decided in time, so it was not done."
-            decided[call.tool_call_id] = decision.approved or ToolDenied(refusal)
+            decided[call.tool_call_id] = decision.approved or ToolDenied(refusal(decision))
         return requests.build_results(approvals=decided) if decided else None
 
 
@@ -291,10 +290,6 @@ def _args(call: messages.BaseToolCallPart[Any]) -> dict[str, Any]:
 
 def _spoken(answer: messages.ModelResponse) -> bool:
     return any(isinstance(part, messages.TextPart) and part.content for part in answer.parts)
-
-
-def _as_text(output: Any) -> str:
-    return output if isinstance(output, str) else dumps(to_jsonable_python(output))
 
 
 @contextmanager
