@@ -21,9 +21,10 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from backplane.settings import Settings
 from gateway import frames
 from gateway.addresses import ADDRESS
+from gateway.asgi import AsgiWebSocket
 from gateway.connections import Connection, OverlappingPolls
 from gateway.frames import Breach
-from gateway.websocket import WEBSOCKET, AsgiWebSocket, HttpProtocol, Receive, Scope, Send, WebSocketProtocol
+from gateway.websocket import WEBSOCKET, HttpProtocol, Receive, Scope, Send, WebSocketProtocol
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _COMPRESSED_FROM = 1024

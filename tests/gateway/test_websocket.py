@@ -5,66 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
-import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
-import uvicorn
-from engineio import ASGIApp  # type: ignore[import-untyped] # the library has no types
 from structlog.testing import capture_logs
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from backplane.settings import Settings
-from gateway import frames, strictjson, websocket
+from gateway import frames, websocket
 from gateway.connections import Connection
-from gateway.engine import GuardedEngine, server_options
-from gateway.frames import Breach
 from gateway.outbox import Outbox
 from gateway.websocket import WebSocketProtocol
-from tests.support.serving import served
+from tests.gateway.echo import LIMIT, Echo, echoing, opened
 from tests.support.waiting import wait_until
 
-LIMIT = 20_000
 KEY = base64.b64encode(b"0123456789abcdef").decode()
 ANSWER = b"HTTP/1.1 101 "
-
-
-class Echo:
-    """An engine that sends back what it is sent."""
-
-    def __init__(self) -> None:
-        self.engine = GuardedEngine(binary=True, max_http_buffer_size=LIMIT, json=strictjson, async_handlers=False)
-        self.engine.on("message", self.engine.send)
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/engine.io/?EIO=4&transport=websocket"
-
-    async def say(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(request)
-        return reader, writer
-
-
-@asynccontextmanager
-async def echoing(**options: object) -> AsyncIterator[Echo]:
-    echo = Echo()
-
-    def configuration(port: int) -> uvicorn.Config:
-        return uvicorn.Config(
-            ASGIApp(echo.engine),
-            lifespan="off",
-            log_config=None,
-            timeout_graceful_shutdown=1,
-            **({**server_options(Settings(max_frame_bytes=LIMIT)), **options}),
-        )
-
-    async with served(configuration) as echo.port:
-        yield echo
-        await echo.engine.shutdown()
 
 
 @pytest.fixture
@@ -180,7 +136,7 @@ async def test_what_is_no_frame_of_a_client_closes_the_connection(echo: Echo, se
 
 async def test_pings_of_a_client_that_reads_nothing_fill_no_buffer(echo: Echo) -> None:
     async with connect(echo.url, proxy=None, max_queue=1, ping_interval=None, close_timeout=0.1) as client:
-        sid = await _opened(client)
+        sid = await opened(client)
         line = echo.engine.sockets[sid].queue.websocket
         while line.keeps_up:
             line.send("4" + "x" * 100_000)
@@ -195,7 +151,7 @@ async def test_pings_of_a_client_that_reads_nothing_fill_no_buffer(echo: Echo) -
 
 async def test_an_idle_connection_has_no_task_and_nothing_of_its_request(echo: Echo) -> None:
     async with connect(echo.url, proxy=None) as client:
-        await _opened(client)
+        await opened(client)
         assert not [task for task in asyncio.all_tasks() if "handshake" in task.get_name()]
         assert not [found for found in gc.get_objects() if type(found) is dict and websocket.WEBSOCKET in found]
 
@@ -205,7 +161,7 @@ async def test_a_connection_that_has_ended_is_forgotten_without_the_garbage_coll
     gc.disable()
     try:
         async with connect(echo.url, proxy=None) as client:
-            await _opened(client)
+            await opened(client)
             assert _kept()
         await wait_until(lambda: not echo.engine.sockets, "the session to end")
         await wait_until(lambda: not _kept(), "its memory to be free")
@@ -224,7 +180,7 @@ async def test_a_frame_behind_one_that_is_still_handled_waits_for_its_end() -> N
 
         echo.engine.on("message", slowly)
         async with connect(echo.url, proxy=None) as client:
-            await _opened(client)
+            await opened(client)
             for content in ("4one", b"two", "4three"):
                 await client.send(content)
             await client.send("4" + "x" * (LIMIT + 1))
@@ -232,22 +188,6 @@ async def test_a_frame_behind_one_that_is_still_handled_waits_for_its_end() -> N
             with capture_logs(), pytest.raises(ConnectionClosed):
                 await client.recv()
         assert handled == ["one", b"two", "three"]
-
-
-@pytest.mark.parametrize("options", [{}, {"http": "auto", "ws": "websockets-sansio"}], ids=["ours", "another server's"])
-async def test_every_web_server_will_do(options: dict[str, str]) -> None:
-    async with echoing(**options) as echo, connect(echo.url, proxy=None) as client:
-        sid = await _opened(client)
-        for content in ("4hello", b"bytes", "4" + "x" * 10_000):
-            await client.send(content)
-            assert await client.recv() == content
-        with capture_logs():
-            await echo.engine.cut(sid, Breach("no_reason", frames.POLICY_VIOLATION))
-            with pytest.raises(ConnectionClosed) as end:
-                await client.recv()
-        assert end.value.rcvd is not None
-        assert end.value.rcvd.code == frames.POLICY_VIOLATION
-        await wait_until(lambda: not echo.engine.sockets, "the session to end")
 
 
 async def _read_to_the_end(reader: asyncio.StreamReader) -> bytes:
@@ -260,7 +200,3 @@ async def _read_to_the_end(reader: asyncio.StreamReader) -> bytes:
 def _kept() -> list[object]:
     kinds = (Connection, Outbox, WebSocketProtocol)
     return [found for found in gc.get_objects() if type(found) in kinds]
-
-
-async def _opened(client: ClientConnection) -> str:
-    return str(json.loads(str(await client.recv())[1:])["sid"])
