@@ -13,28 +13,23 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 
 import structlog
 
 from backplane.connection import Backplane
 from backplane.errors import NotFound, ThreadlineError
-from backplane.events import CHAT_ACCEPTED, INFERENCE_START, TERMINAL, Event, decode_live, merge
+from backplane.events import CHAT_ACCEPTED, INFERENCE_START, TERMINAL, Event, decode_live
 from backplane.ids import ThreadRef
 from backplane.log import Ancestry, Page
 from backplane.notices import THREAD_DELETED
 from backplane.sessions import Snapshot
 from gateway.metrics import Metrics
+from gateway.pages import Pages
 from gateway.recent import Recent
 
 _log = structlog.get_logger("gateway.room")
-_KEPT = 0.25
-"""Seconds for which a reading is kept for the next who ask for the same. A thousand who come back with one cursor take
-about half a second; what is kept of many logs stays as little as what is read of them at once."""
 _BEGINS = frozenset({CHAT_ACCEPTED, INFERENCE_START})
-_Asked = tuple[str, str, int]
-_Reading = asyncio.Task[tuple[Page, list[Event]]]
 
 
 class Member(Protocol):
@@ -112,7 +107,7 @@ class Room:
         self._heard_up_to = 0
         self._recent = Recent()
         self._filling: asyncio.Task[None] | None = None
-        self._readings: dict[_Asked, _Reading] = {}
+        self._pages = Pages(backplane, ref)
         self._catching_up: set[asyncio.Task[None]] = set()
 
     @property
@@ -146,7 +141,7 @@ class Room:
 
     def missed(self) -> None:
         """The node was deaf for a while: read the log."""
-        self._readings.clear()
+        self._pages.clear()
         self.fill()
 
     def _notify(self, epoch: str, notice: Event) -> None:
@@ -279,7 +274,7 @@ class Room:
         if self._offset > shared:
             return False
         self._epoch, self._ancestry, self._heard_up_to = epoch, ancestry, self._offset
-        self._readings.clear()
+        self._pages.clear()
         for member, place in list(self._members.items()):
             if place.after > shared:  # it read ahead of the room, before the failover
                 self.remove(member)
@@ -297,7 +292,7 @@ class Room:
         self._epoch, self._offset, self._heard_up_to, self._ancestry = None, 0, 0, {}
         self._recent.clear()
         self.active.clear()
-        self._readings.clear()
+        self._pages.clear()
 
     # --- joining and leaving ---------------------------------------------------------------------------
 
@@ -347,7 +342,7 @@ class Room:
         """Send everything after the cursor and admit the member; None when the log does not hold it."""
         epoch, at = cursor
         while True:
-            page, merged = await self._read_together(subject, epoch, at)
+            page, merged = await self._pages.behind(subject, epoch, at)
             if not page.reached:
                 return None
             for event in merged:
@@ -362,35 +357,7 @@ class Room:
             self._meet(epoch, at, page.events, page)
             if self._admit(member, subject, at):
                 return max(at, self._offset)
-            self._readings.pop((subject, epoch, at), None)  # the room is further than what may have been kept
-
-    async def _read_together(self, subject: str, epoch: str, after: int) -> tuple[Page, list[Event]]:
-        """Return a page of the log, raw and merged; those who ask for the same one together share one reading.
-
-        When a node dies, hundreds come back with the same cursor, and each event is encoded once for all of them.
-        They come one after the other: what was read is kept for a moment. Later events come from the room, which
-        is told of them.
-        """
-        key = (subject, epoch, after)
-        reading = self._readings.get(key)
-        if reading is None:
-            reading = self._readings[key] = asyncio.create_task(self._read_merged(*key), name=f"read-{self.ref}")
-            reading.add_done_callback(partial(self._keep_for_a_moment, key))
-        return await asyncio.shield(reading)
-
-    def _keep_for_a_moment(self, key: _Asked, reading: _Reading) -> None:
-        if reading.cancelled() or reading.exception() is not None or not reading.result()[0].reached:
-            self._forget(key, reading)
-        else:
-            asyncio.get_running_loop().call_later(_KEPT, self._forget, key, reading)
-
-    def _forget(self, key: _Asked, reading: _Reading) -> None:
-        if self._readings.get(key) is reading:
-            del self._readings[key]
-
-    async def _read_merged(self, subject: str, epoch: str, after: int) -> tuple[Page, list[Event]]:
-        page = await self._backplane.log.read(self.ref, subject=subject, epoch=epoch, after=after)
-        return page, list(merge(page.events))
+            self._pages.forget(subject, epoch, at)  # the room is further than what may have been kept
 
     def _meet(self, epoch: str, at: int, events: list[Event], found: Page | Snapshot) -> None:
         """Take what a reader found: a place to stand for a new room, or news that came before the live message."""

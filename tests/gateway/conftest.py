@@ -16,6 +16,7 @@ from backplane.settings import Settings
 from backplane.traces import Traces
 from gateway.auth import Authenticator
 from gateway.server import Gateway, Uvicorn, configuration
+from tests.gateway.watched import Thread
 from tests.support.waiting import wait_until
 from tests.support.working import working as running_worker
 from worker.runtime import Worker
@@ -138,3 +139,11 @@ def gateway_settings(valkey: str) -> Callable[..., Settings]:
         return Settings(**(given | overrides))
 
     return make
+
+
+@pytest.fixture
+async def thread(backplane: Backplane) -> Thread:
+    """Return a thread whose turn the test runs, with the rooms of one node."""
+    made = Thread(backplane)
+    await made.start()
+    return made

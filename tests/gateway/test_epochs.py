@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from backplane.connection import Backplane
 from backplane.log import Page
-from tests.gateway.test_rooms import REF, Thread, Watcher
+from tests.gateway.watched import REF, Thread, Watcher
 from tests.support.failovers import elsewhere, remembered
 from tests.support.waiting import wait_until
 
@@ -17,13 +16,6 @@ from tests.support.waiting import wait_until
 def redis_url(valkey: str) -> str:
     """Return the real store's: a substitute has no lineage, and no failovers."""
     return valkey
-
-
-@pytest.fixture
-async def thread(backplane: Backplane) -> Thread:
-    made = Thread(backplane)
-    await made.start()
-    return made
 
 
 async def test_members_go_on_in_the_next_epoch_when_nothing_was_lost(thread: Thread) -> None:

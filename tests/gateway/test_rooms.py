@@ -9,100 +9,17 @@ from typing import Any
 
 import pytest
 
-from backplane.connection import Backplane
 from backplane.errors import NotFound
-from backplane.events import Event, body
 from backplane.ids import ThreadRef, thread_ref
-from backplane.turns import Batch, Claim, Ending, Start
-from gateway import room
-from gateway.metrics import Metrics
-from gateway.recent import MOST_EVENTS
-from gateway.room import Joined, Room
-from gateway.rooms import Rooms
+from backplane.turns import Start
+from tests.gateway.watched import REF, Thread, Watcher
 from tests.support.waiting import wait_until
-
-REF = thread_ref("room")
-
-
-class Watcher:
-    """A member that notes what it gets."""
-
-    def __init__(self) -> None:
-        self.rooms: set[Room] = set()
-        self.gone = False
-        self.events: list[Event] = []
-        self.lost: list[str] = []
-        self.reads = asyncio.Event()
-        self.reads.set()
-        self.dead = False
-
-    def send(self, event: Event) -> bool:
-        self.events.append(event)
-        return self.reads.is_set()
-
-    async def drained(self) -> bool:
-        await self.reads.wait()
-        return not self.dead
-
-    def lose(self, reason: str) -> None:
-        self.lost.append(reason)
-
-    @property
-    def offsets(self) -> list[int]:
-        """Every offset that it was sent, merged ones spelt out."""
-        covered: list[int] = []
-        for event in self.events:
-            covered += range(event.fields.get("first_offset", event.offset), event.offset + 1)
-        return covered
-
-
-class Thread:
-    """A turn that the test itself runs, and the rooms of one node."""
-
-    def __init__(self, backplane: Backplane) -> None:
-        self.backplane = backplane
-        self.rooms = Rooms(backplane, Metrics())
-        self.claim: Claim
-        self.batch = 0
-
-    async def start(self) -> None:
-        started = await self.backplane.turns.start(REF, Start("q", "ann", "sid"))
-        claim = await self.backplane.turns.claim(self.backplane.keys.thread(REF).member(started.request_id), "w")
-        assert claim is not None
-        self.claim, self.batch = claim, 0
-
-    async def say(self, *words: str) -> int:
-        self.batch += 1
-        events = [("text_delta", body({"delta": word, "round": 1})) for word in words]
-        _, offset = await self.backplane.turns.append(self.claim, Batch(self.batch, events, "".join(words)))
-        return offset
-
-    async def finish(self) -> None:
-        ending = Ending("done", "chat_done", body({"full_response": ""}), "")
-        await self.backplane.turns.finish(self.claim, Batch(self.batch + 1, []), ending)
-
-    async def join(self, member: Watcher, cursor: tuple[str, int] | None = None, subject: str = "ann") -> Joined:
-        async with self.rooms.room(REF) as room:
-            return await room.join(member, subject, cursor, 50)
-
-    @property
-    def room(self) -> Room:
-        room = self.rooms.get(REF)
-        assert room is not None
-        return room
 
 
 @pytest.fixture
 def redis_url(valkey: str) -> str:
     """Return the real store's."""
     return valkey
-
-
-@pytest.fixture
-async def thread(backplane: Backplane) -> Thread:
-    made = Thread(backplane)
-    await made.start()
-    return made
 
 
 async def test_a_member_gets_a_snapshot_and_then_each_event_once(thread: Thread) -> None:
@@ -444,42 +361,3 @@ async def test_one_member_that_is_slow_to_join_does_not_hold_up_another(
     blocked.set()
     await joining
     await wait_until(lambda: late.offsets == list(range(1, 103)), "and so is the late one, of everything")
-
-
-async def test_those_who_come_soon_after_each_other_share_one_reading(
-    thread: Thread, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for word in "abc":
-        await thread.say(word)
-    read, asked = thread.backplane.log.read, 0
-
-    async def counted(*arguments: Any, **options: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        return await read(*arguments, **options)
-
-    monkeypatch.setattr(thread.backplane.log, "read", counted)
-    members = [Watcher() for _ in range(5)]
-    for member in members:
-        assert (await thread.join(member, (thread.claim.epoch, 0))).offset == 5
-        await thread.backplane.ping()  # they come one after the other
-    assert asked == 1
-    assert all(member.offsets == [1, 2, 3, 4, 5] for member in members)
-    assert members[0].events[-1] is members[1].events[-1], "and each event is encoded once for all of them"
-    with pytest.raises(NotFound):
-        await thread.join(Watcher(), (thread.claim.epoch, 0), "bob")
-
-
-async def test_who_gets_a_kept_reading_gets_what_came_behind_it_too(
-    thread: Thread, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "_KEPT", 3600.0)
-    first = Watcher()
-    await thread.join(first, (thread.claim.epoch, 2))
-    for count in (3, 2 * MOST_EVENTS):  # what the room remembers, and more than that
-        last = await thread.say(*["word "] * count)
-        await wait_until(lambda offset=last: thread.room.position == (thread.claim.epoch, offset), "the room has them")
-        member = Watcher()
-        joined = await thread.join(member, (thread.claim.epoch, 2))
-        assert (joined.recovered, joined.offset) == (True, last)
-        assert member.offsets == list(range(3, last + 1))
