@@ -13,34 +13,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
+from backplane import diagnosis, findings
+from backplane.addresses import Address
 from backplane.connection import RETRIES, Backplane, as_recorded, open_servers, redis_errors
-from backplane.errors import Internal, ThreadlineError
+from backplane.errors import Internal, Misconfigured, ThreadlineError
+from backplane.findings import Finding
 from backplane.ids import new_id, thread_ref
-from backplane.self_test import KEEPS_ALL
+from backplane.rights import lacking
 from backplane.servers import Servers
 from backplane.settings import Settings
 
-MIN_REDIS = 7
-"""The first Redis with sharded pub/sub (SPUBLISH); every Valkey has it (https://redis.io/commands/spublish)."""
-CLOCKS_APART = 0.5
-"""Seconds that the clocks of primaries may differ: less than a heartbeat, so that a failover ends no lease."""
-CLOCK_OFF = 5.0
-"""Seconds that ours may differ from theirs: only tokens are judged by it."""
-_UNSEEN = "cannot be seen by this user; ask as the user `doctor` of deploy/valkey/users.acl"
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_ASKED = (
+    "appendfsync", "client-output-buffer-limit", "min-replicas-to-write", "tcp-keepalive", "timeout",
+)  # fmt: skip
+_ACL = "compare the user's rights with those of deploy/valkey/users.acl, and the prefix with THREADLINE_KEY_PREFIX"
 HEARING_TIMEOUT = 5.0
 """Seconds within which a message must come back; a healthy path takes milliseconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. `advice` says what to change; empty when all is well."""
-
-    name: str
-    ok: bool
-    text: str
-    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,169 +45,69 @@ class Seen:
     user: str
     ahead: float
     """Seconds that its clock is ahead of ours; as exact as the round trip."""
+    lacks: tuple[str, ...] | None
+    """What the user may not do of what gateways and workers do; None when the server cannot say."""
 
 
 async def check_redis(settings: Settings) -> list[Finding]:
     """Return what was found at the Redis of these settings, the most basic first. Never raises for a fault of it."""
     try:
         servers = open_servers(settings.redis_url)
-    except ThreadlineError as error:
-        return [Finding("redis", False, str(error), "set THREADLINE_REDIS_URL")]
+    except Misconfigured as error:
+        return [Finding("redis", False, error.message, "correct it, and ask again")]
     redis = servers.client(RETRIES)
     try:
-        reach = await _guarded("redis", lambda: _reachable(servers, redis))
+        reach = await _reachable(servers, redis)
         if not reach.ok:
             return [reach]
-        backplane = Backplane(await as_recorded(settings, redis), servers, redis, redis)
-        primaries = zip(servers.primaries, backplane.primaries(), strict=True)
-        seen = [await _look(str(server), client) for server, client in primaries]
-        watched = servers.address.kind != "single"
-        open_to_all = any(server.path or server.host in _LOOPBACK for server in servers.primaries)
-        return [
-            reach,
-            _worst([(one, version(one.info)) for one in seen]),
-            _worst([(one, persistence(one.info)) for one in seen]),
-            _worst([(one, eviction(one.info)) for one in seen]),
-            _worst([(one, replicas(one.info, one.config, watched=watched)) for one in seen]),
-            _worst([(one, timeouts(one.config)) for one in seen]),
-            clock([one.ahead for one in seen]),
-            _worst([(one, rights(one.user, here=open_to_all)) for one in seen]),
-            await _guarded("partitions", lambda: _partitions(settings, backplane)),
-            await _guarded("scripts", lambda: _scripts(backplane)),
-            await _guarded("pub/sub", lambda: _pubsub(backplane)),
-        ]
+        what = await _kind(servers, redis)
+        if not what.ok:
+            return [reach, what]
+        return [reach, what, await _encryption(servers), *await _at_primaries(settings, servers, redis)]
     except ThreadlineError as error:
-        return [Finding("redis", False, str(error), "look into the log of the Redis server")]
+        return [Finding("redis", False, *_refused(error))]
     finally:
         with suppress(Exception):
             await redis.aclose()
             await servers.aclose()
 
 
+async def _at_primaries(settings: Settings, servers: Servers, redis: Redis) -> list[Finding]:
+    known = settings
+    with suppress(Internal):  # who may not read it is told so below, with everything else
+        known = await as_recorded(settings, redis)
+    backplane = Backplane(known, servers, redis, redis)
+    primaries = list(zip(servers.primaries, backplane.primaries(), strict=True))
+    seen = [await _look(str(server), client, servers.address, settings.key_prefix) for server, client in primaries]
+    watched = servers.address.kind != "single"
+    here = all(server.here for server in servers.primaries)
+    return [
+        _worst([(one, findings.version(one.info)) for one in seen]),
+        _worst([(one, findings.persistence(one.info, one.config)) for one in seen]),
+        _worst([(one, findings.eviction(one.info)) for one in seen]),
+        _worst([(one, findings.replicas(one.info, one.config, watched=watched)) for one in seen]),
+        _worst([(one, findings.timeouts(one.config)) for one in seen]),
+        _worst([(one, findings.clients(one.info)) for one in seen]),
+        _worst([(one, findings.buffers(one.config)) for one in seen]),
+        findings.clock([one.ahead for one in seen]),
+        _worst([(one, findings.rights(one.user, one.lacks, here=here)) for one in seen]),
+        await _guarded("partitions", lambda: _partitions(settings, backplane)),
+        await _guarded("scripts", lambda: _scripts(backplane)),
+        await _guarded("pub/sub", lambda: _pubsub(backplane)),
+    ]
+
+
 def _worst(found: list[tuple[Seen, Finding]]) -> Finding:
-    """Return the first finding that is not well, with the server's name if there are several; else the first."""
-    for one, finding in found:
-        if not finding.ok:
-            return finding if len(found) == 1 else replace(finding, text=f"{one.server}: {finding.text}")
-    first = found[0][1]
-    return first if len(found) == 1 else replace(first, text=f"{first.text} (and so at {len(found) - 1} more)")
+    """Return the worst finding, with the server's name if there are several; the first one where all is well."""
+    one, finding = max(found, key=lambda pair: ("ok", "warn", "FAIL").index(pair[1].level))
+    if len(found) == 1:
+        return finding
+    if finding.level != "ok":
+        return replace(finding, text=f"{one.server}: {finding.text}")
+    return replace(finding, text=f"{finding.text} (the first of {len(found)} primaries, and all is well at each)")
 
 
-def version(info: dict[str, Any]) -> Finding:
-    """Judge the server's version, from its INFO."""
-    if "valkey_version" in info:
-        return Finding("version", True, f"Valkey {info['valkey_version']}")
-    told = str(info.get("redis_version", "unknown"))
-    major = told.split(".")[0]
-    ok = major.isdigit() and int(major) >= MIN_REDIS
-    advice = "" if ok else f"run Redis {MIN_REDIS} or newer, or Valkey: sharded pub/sub is missing here"
-    return Finding("version", ok, f"Redis {told}", advice)
-
-
-def persistence(info: dict[str, Any]) -> Finding:
-    """Judge whether acknowledged turns survive a crash of the server, from its INFO."""
-    if not info:
-        return Finding(
-            "persistence", False, "cannot be seen: INFO is not allowed or not known", "allow INFO, or look there"
-        )
-    if str(info.get("aof_enabled")) != "1":
-        return Finding(
-            "persistence",
-            False,
-            "the append-only file is off: a crash of Redis loses acknowledged messages",
-            "set `appendonly yes` (CONFIG SET appendonly yes, and in its configuration file)",
-        )
-    if info.get("aof_last_write_status", "ok") != "ok":
-        return Finding(
-            "persistence",
-            False,
-            "the append-only file cannot be written",
-            "look at the disk of the Redis server: full, or read-only",
-        )
-    return Finding("persistence", True, "the append-only file is on")
-
-
-def eviction(info: dict[str, Any]) -> Finding:
-    """Judge what the server does when its memory is full, from its INFO."""
-    policy = str(info.get("maxmemory_policy", "unknown"))
-    ok = policy == KEEPS_ALL
-    advice = "" if ok else f"set `maxmemory-policy {KEEPS_ALL}`: any other drops turns and logs to make room"
-    return Finding("memory", ok, f"maxmemory-policy is {policy}", advice)
-
-
-def replicas(info: dict[str, Any], config: dict[str, str], *, watched: bool) -> Finding:
-    """Judge whether somebody can take over, and how long a primary that is cut off goes on; for one server neither."""
-    if not watched:
-        return Finding("replicas", True, "one server: nobody takes over when it is lost")
-    count = int(info.get("connected_slaves", 0))
-    if info and not count:
-        return Finding(
-            "replicas", False, "there is none: nobody takes over when this primary is lost", "give it a replica"
-        )
-    if config and config.get("min-replicas-to-write", "0") == "0":
-        return Finding(
-            "replicas",
-            False,
-            f"{count}, and a primary that is cut off from all of them takes writes for ever, which are lost",
-            "set `min-replicas-to-write 1` and `min-replicas-max-lag 10`",
-        )
-    return Finding("replicas", True, f"{count}")
-
-
-def timeouts(config: dict[str, str]) -> Finding:
-    """Judge whether the server closes connections that are only quiet, and notices those that are dead."""
-    if not config:
-        return Finding("time-outs", True, _UNSEEN)
-    idle = int(config.get("timeout", "0"))
-    if idle:
-        return Finding(
-            "time-outs",
-            False,
-            f"the server closes connections that were quiet for {idle} s",
-            "set `timeout 0`: live connections are quiet while nobody talks",
-        )
-    if config.get("tcp-keepalive", "300") == "0":
-        return Finding(
-            "time-outs", False, "the server never finds out that a connection is dead", "set `tcp-keepalive 300`"
-        )
-    return Finding("time-outs", True, "quiet connections stay open, dead ones are noticed")
-
-
-def clock(ahead: list[float]) -> Finding:
-    """Judge the clocks of the primaries: they decide leases and deadlines, and ours decides when a token expires."""
-    apart = max(ahead) - min(ahead)
-    if apart > CLOCKS_APART:
-        return Finding(
-            "clock",
-            False,
-            f"the clocks of the primaries are {apart:.1f} s apart: after a failover, leases are judged by another one",
-            "run NTP on the machines of all Redis servers",
-        )
-    furthest = max(ahead, key=abs)
-    if abs(furthest) > CLOCK_OFF:
-        way = "ahead of" if furthest > 0 else "behind"
-        return Finding(
-            "clock",
-            False,
-            f"Redis is {abs(furthest):.0f} s {way} this machine: tokens expire at the wrong time",
-            "run NTP on both",
-        )
-    return Finding("clock", True, f"Redis and this machine are {abs(furthest):.1f} s apart")
-
-
-def rights(user: str, *, here: bool) -> Finding:
-    """Judge whom we are known as; `here` when the server is on this machine alone."""
-    if user == "default" and not here:
-        return Finding(
-            "rights",
-            False,
-            "the user is `default`, who usually may do everything, such as FLUSHALL",
-            "make a user with the fewest rights (deploy/valkey/users.acl is one), and name it in THREADLINE_REDIS_URL",
-        )
-    return Finding("rights", True, f"the user is {user}" if user else _UNSEEN)
-
-
-async def _look(server: str, redis: Redis) -> Seen:
+async def _look(server: str, redis: Redis, address: Address, prefix: str) -> Seen:
     async def allowed(call: Awaitable[Any], otherwise: Any) -> Any:
         try:
             with redis_errors():
@@ -226,13 +116,13 @@ async def _look(server: str, redis: Redis) -> Seen:
             return otherwise
 
     before = time.time()
-    with redis_errors():
-        seconds, micros = await redis.time()
+    seconds, micros = await allowed(redis.time(), (before, 0))
     ahead = seconds + micros / 1_000_000 - (before + time.time()) / 2
     info = await allowed(redis.info(), {})
-    config: dict[Any, Any] = await allowed(redis.config_get("timeout", "tcp-keepalive", "min-replicas-to-write"), {})
+    config: dict[Any, Any] = await allowed(redis.config_get(*_ASKED), {})
     user = await allowed(redis.acl_whoami(), b"")
-    return Seen(server, info, {_text(name): _text(value) for name, value in config.items()}, _text(user), ahead)
+    lacks = await allowed(lacking(redis, prefix, cluster=address.kind == "cluster"), None)
+    return Seen(server, info, {_text(name): _text(value) for name, value in config.items()}, _text(user), ahead, lacks)
 
 
 def _text(value: Any) -> str:
@@ -243,19 +133,49 @@ async def _guarded(name: str, check: Callable[[], Awaitable[Finding]]) -> Findin
     try:
         return await check()
     except ThreadlineError as error:
-        return Finding(name, False, str(error), "set THREADLINE_REDIS_URL, and see that the server runs")
-    except (OSError, ValueError) as error:
-        return Finding(name, False, f"{type(error).__name__}: {error}", "set THREADLINE_REDIS_URL")
+        return Finding(name, False, *_refused(error))
+
+
+def _refused(error: ThreadlineError) -> tuple[str, str]:
+    """Return what is behind an error, and what to do: whoever asks the doctor may see what clients may not."""
+    cause = error.__cause__
+    if isinstance(cause, ResponseError):
+        told = f"the server refuses: {cause}"
+        return told, _ACL if "NOPERM" in str(cause) or "ermission" in str(cause) else "see the log of that server"
+    if "NOPERM" in error.message:
+        return error.message, _ACL
+    return error.message, "see that the server runs and is not overloaded, and ask again"
 
 
 async def _reachable(servers: Servers, redis: Redis) -> Finding:
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    with redis_errors():
-        await servers.locate()
-        await redis.ping()
+    try:
+        with redis_errors():
+            await servers.locate()
+            await redis.ping()
+    except ThreadlineError as error:
+        fault = await diagnosis.diagnose(servers.address)
+        if fault is None:
+            return Finding("redis", False, *_refused(error))
+        return Finding("redis", False, fault.text, fault.advice)
     primaries = ", ".join(str(server) for server in servers.primaries)
     return Finding("redis", True, f"answers in {(loop.time() - begun) * 1000:.1f} ms ({primaries})")
+
+
+async def _kind(servers: Servers, redis: Redis) -> Finding:
+    info: dict[str, Any] = {}
+    if servers.address.kind == "single":  # the others have named a primary, which nothing else does
+        with suppress(Internal), redis_errors():
+            info = await redis.info()
+    return findings.kind(info, servers.address.kind)
+
+
+async def _encryption(servers: Servers) -> Finding:
+    address = servers.address
+    named = [*servers.primaries, *(address.servers if address.kind == "sentinel" else ())]
+    found = await diagnosis.encryption(address, servers.primaries[0])
+    return findings.encryption(address, [server for server in named if not server.here], found)
 
 
 async def _partitions(settings: Settings, backplane: Backplane) -> Finding:

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     # --- Redis -----------------------------------------------------------------------------------------
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
     """Where Redis or Valkey is: one server, Sentinel or Cluster (docs/redis.md)."""
     key_prefix: str = Field(default="threadline", pattern=r"^[A-Za-z0-9_.-]+$")
     """Keeps two deployments on one Redis apart."""
@@ -158,7 +158,7 @@ class Settings(BaseSettings):
     """How long a stopping process waits for what it holds."""
 
     # --- who may ---------------------------------------------------------------------------------------
-    jwt_secret: str | None = None
+    jwt_secret: str | None = Field(default=None, repr=False)
     """Shared secret for HS256 tokens, at least 32 bytes."""
     jwks_url: str | None = None
     """Where the identity provider publishes its keys (RS256, ES256, EdDSA)."""
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
     """`otlp` sends OpenTelemetry traces to a collector; the variables `OTEL_…` say where. Needs the extra `otel`."""
     url: _Commas = ("http://127.0.0.1:8080",)
     """Gateways that the command-line client talks to, separated by commas."""
-    token: str | None = None
+    token: str | None = Field(default=None, repr=False)
     """The token that the command-line client shows."""
 
     @classmethod

@@ -9,10 +9,12 @@ from typing import TextIO
 
 import httpx
 
-from backplane.checks import Finding, check_redis
+from backplane.checks import check_redis
 from backplane.errors import Misconfigured
+from backplane.findings import Finding
 from backplane.settings import Settings
 from cli.screen import printable
+from cli.serve import EXTERNAL
 from gateway import auth
 
 READY_TIMEOUT = 5.0
@@ -24,7 +26,10 @@ def with_local_store(settings: Settings) -> Settings:
     if "redis_url" in settings.model_fields_set:
         return settings
     try:
-        url = json.loads((settings.data_dir / "fleet.json").read_text())["store"]["url"]
+        store = json.loads((settings.data_dir / "fleet.json").read_text())["store"]
+        url = store["url"]
+        if store.get("kind") == EXTERNAL:  # its address stands there without the password
+            return settings
     except (OSError, ValueError, KeyError, TypeError):
         return settings
     return settings.model_copy(update={"redis_url": url})
@@ -79,12 +84,16 @@ async def check_gateway(url: str) -> Finding:
     )
 
 
-def report(findings: Iterable[Finding], out: TextIO) -> bool:
-    """Print the findings; return whether all is well."""
+def report(findings: Iterable[Finding], out: TextIO, *, as_json: bool = False) -> bool:
+    """Print the findings, as lines for people or one JSON object each; return whether nothing has failed."""
     well = True
     for finding in findings:
         well = well and finding.ok
-        out.write(printable(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}") + "\n")
+        if as_json:
+            fields = {"name": finding.name, "level": finding.level.lower(), "text": finding.text}
+            out.write(json.dumps(fields | {"advice": finding.advice}) + "\n")
+            continue
+        out.write(printable(f"{finding.level:<4}  {finding.name}: {finding.text}") + "\n")
         if finding.advice:
             out.write(printable(f"      -> {finding.advice}") + "\n")
     return well

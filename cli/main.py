@@ -60,7 +60,11 @@ Port = Annotated[
 ]
 RedisUrl = Annotated[
     str | None,
-    typer.Option(help="Where Redis or Valkey is, such as redis://127.0.0.1:6379/0.", show_default=False),
+    typer.Option(
+        help="Where Redis or Valkey is, such as redis://127.0.0.1:6379/0; one with a password is better given as "
+        "THREADLINE_REDIS_URL, which no process list shows.",
+        show_default=False,
+    ),
 ]
 Agent = Annotated[
     str | None,
@@ -341,12 +345,15 @@ def top(
 
 
 @app.command()
-def doctor(url: Urls = None, redis_url: RedisUrl = None) -> None:
-    """Look at the settings, Redis and the gateways, and say what to change. Exit code 1 when something is wrong."""
+def doctor(url: Urls = None, redis_url: RedisUrl = None, as_json: Json = False) -> None:
+    """Look at the settings, Redis and the gateways, and say what to change.
+
+    Exit code 1 when something is wrong (FAIL); 0 when all is well, or could be better (warn).
+    """
     settings = _settings(url=_addresses(url), redis_url=redis_url)
     from cli.doctor import examine, report, with_local_store
 
-    if not report(asyncio.run(examine(with_local_store(settings))), sys.stdout):
+    if not report(asyncio.run(examine(with_local_store(settings))), sys.stdout, as_json=as_json):
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from backplane.addresses import parse
 from backplane.embedded import FINDERS, EmbeddedStore, Finder, claim, free_port, start_child
 from backplane.errors import Misconfigured, ThreadlineError
 from backplane.settings import ENV_PREFIX, Settings
@@ -43,6 +44,7 @@ BACKOFF_FIRST, BACKOFF_MOST = 0.5, 5.0  # seconds between a death and the next s
 HEALTHY_AFTER = 10.0  # seconds; a member that lived this long begins again at the shortest back-off
 STOP_MARGIN = 5.0  # seconds beyond a member's own `drain_grace` before it is killed
 READY_NOTICE = 15.0  # seconds of waiting before it is said who is not ready
+EXTERNAL = "external"
 LINE_MAX = 64 * 1024  # a longer line of a child is passed on in pieces
 
 Say = Callable[[str], None]
@@ -303,8 +305,9 @@ class Fleet:
         fleet = {
             "pid": os.getpid(),
             "store": {
-                "url": self._url,
-                "kind": store.kind if store else "external",
+                # others may read this file: a Redis of somebody else's is named without its password
+                "url": store.url if store else str(parse(self._url)),
+                "kind": store.kind if store else EXTERNAL,
                 "pid": store.pid if store else None,
             },
             "gateways": [{"name": m.name, "pid": m.pid, "url": m.url} for m in self._members if m.url],

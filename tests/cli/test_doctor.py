@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from backplane.checks import (
-    Finding,
-    check_redis,
-    clock,
-    eviction,
-    persistence,
-    replicas,
-    rights,
-    timeouts,
-    version,
-)
+from backplane.checks import check_redis
 from backplane.connection import Backplane
+from backplane.findings import Finding
 from backplane.settings import Settings
 from cli.doctor import check_gateway, check_settings, examine, report, with_local_store
 from tests.clients.python.scripted_gateway import gateways
@@ -63,59 +55,14 @@ async def test_a_number_of_partitions_that_is_not_configured_is_the_recorded_one
 async def test_a_redis_that_is_not_there_is_the_only_finding() -> None:
     (finding,) = await check_redis(Settings(redis_url="redis://127.0.0.1:1/0"))
     assert (finding.name, finding.ok) == ("redis", False)
+    assert "nothing listens" in finding.text
     assert "THREADLINE_REDIS_URL" in finding.advice
 
 
-@pytest.mark.parametrize(
-    ("info", "ok"),
-    [
-        ({"redis_version": "6.2.1"}, False),
-        ({"redis_version": "7.0.0"}, True),
-        ({"redis_version": "7.2.4", "valkey_version": "8.0.1"}, True),
-        ({}, False),
-    ],
-)
-def test_the_version_must_have_sharded_pubsub(info: dict[str, str], ok: bool) -> None:
-    assert version(info).ok is ok
-
-
-def test_persistence_and_eviction_are_judged_with_advice() -> None:
-    assert persistence({"aof_enabled": 1, "aof_last_write_status": "ok"}).ok
-    assert "appendonly yes" in persistence({"aof_enabled": 0}).advice
-    assert not persistence({}).ok
-    assert "disk" in persistence({"aof_enabled": 1, "aof_last_write_status": "err"}).advice
-    assert eviction({"maxmemory_policy": "noeviction"}).ok
-    assert "noeviction" in eviction({"maxmemory_policy": "allkeys-lru"}).advice
-
-
-def test_replicas_matter_where_somebody_could_take_over() -> None:
-    assert replicas({}, {}, watched=False).ok
-    assert "give it a replica" in replicas({"connected_slaves": 0}, {}, watched=True).advice
-    assert (
-        "min-replicas-to-write 1"
-        in replicas({"connected_slaves": 1}, {"min-replicas-to-write": "0"}, watched=True).advice
-    )
-    assert replicas({"connected_slaves": 1}, {"min-replicas-to-write": "1"}, watched=True).ok
-
-
-def test_a_server_that_closes_quiet_connections_is_found() -> None:
-    assert "timeout 0" in timeouts({"timeout": "60", "tcp-keepalive": "300"}).advice
-    assert "tcp-keepalive" in timeouts({"timeout": "0", "tcp-keepalive": "0"}).advice
-    assert timeouts({"timeout": "0", "tcp-keepalive": "300"}).ok
-    assert "cannot be seen" in timeouts({}).text
-
-
-def test_clocks_must_agree_with_each_other_and_about_with_ours() -> None:
-    assert clock([0.1, -0.1]).ok
-    assert "NTP on the machines of all Redis" in clock([0.0, 0.9]).advice
-    assert "300 s ahead of" in clock([300.0]).text
-    assert "300 s behind" in clock([-300.0]).text
-
-
-def test_the_user_who_may_do_everything_is_for_this_machine_only() -> None:
-    assert rights("default", here=True).ok
-    assert "users.acl" in rights("default", here=False).advice
-    assert rights("threadline", here=False).ok
+async def test_an_address_that_means_nothing_is_the_only_finding() -> None:
+    (finding,) = await check_redis(Settings(redis_url="redis://user:hidden@h/x"))
+    assert "a number of a database" in finding.text
+    assert "hidden" not in finding.text
 
 
 async def test_a_gateway_that_is_not_there_or_not_ready_is_said_so() -> None:
@@ -143,12 +90,26 @@ def test_the_report_is_plain_and_its_answer_is_whether_all_is_well() -> None:
     out = io.StringIO()
     assert report([Finding("a", True, "fine")], out)
     assert not report([Finding("b", False, "bad\x1b[2J", "do this")], out)
-    assert out.getvalue() == "ok    a: fine\nFAIL  b: bad[2J\n      -> do this\n"
+    assert report([Finding("c", True, "works", "could be better")], out), "a warning is no failure"
+    assert out.getvalue() == (
+        "ok    a: fine\nFAIL  b: bad[2J\n      -> do this\nwarn  c: works\n      -> could be better\n"
+    )
+
+
+def test_the_report_for_machines_is_one_object_a_line() -> None:
+    out = io.StringIO()
+    assert not report([Finding("a", True, "fine"), Finding("b", False, "bad", "do this")], out, as_json=True)
+    assert [json.loads(line) for line in out.getvalue().splitlines()] == [
+        {"name": "a", "level": "ok", "text": "fine", "advice": ""},
+        {"name": "b", "level": "fail", "text": "bad", "advice": "do this"},
+    ]
 
 
 def test_a_fleet_of_this_folder_is_found_when_no_redis_was_named(tmp_path: Path) -> None:
     (tmp_path / "fleet.json").write_text('{"store": {"url": "redis://127.0.0.1:7/0"}}')
     assert with_local_store(Settings(data_dir=tmp_path)).redis_url == "redis://127.0.0.1:7/0"
+    (tmp_path / "fleet.json").write_text('{"store": {"url": "redis://u:***@h:7", "kind": "external"}}')
+    assert with_local_store(Settings(data_dir=tmp_path)).redis_url == Settings().redis_url
     named = Settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:8/0")
     assert with_local_store(named).redis_url == "redis://127.0.0.1:8/0"
 

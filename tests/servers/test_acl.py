@@ -99,7 +99,7 @@ async def test_nothing_else_does(server: Node, command: tuple[str, ...]) -> None
 
 async def test_the_doctor_s_user_sees_what_the_doctor_asks(server: Node) -> None:
     found = {finding.name: finding for finding in await check_redis(settings(server, "doctor:change-me-too"))}
-    assert found["rights"].text == "the user is doctor"
+    assert found["rights"].text == "the user is doctor; it may look and not write"
     assert "quiet connections" in found["time-outs"].text
     assert found["scripts"].ok
     assert found["pub/sub"].ok
