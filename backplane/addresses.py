@@ -84,7 +84,8 @@ class Address:
         login = f"{self.username or ''}{':***' if self.password else ''}"
         hosts = ",".join(str(server) for server in self.servers)
         service = f"/{self.service}" if self.service else ""
-        return f"{scheme}://{login + '@' if login else ''}{hosts}{service}{f'/{self.db}' if self.db else ''}"
+        db = "" if self.kind == "cluster" else f"{'?db=' if self.servers[0].path else '/'}{self.db}"
+        return f"{scheme}://{login + '@' if login else ''}{hosts}{service}{db}"
 
     @property
     def login(self) -> dict[str, Any]:

@@ -117,14 +117,14 @@ def test_a_refusal_never_shows_the_password(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("redis://u:hidden@h:1/0", "redis://u:***@h:1"),
+        ("redis://u:hidden@h:1/0", "redis://u:***@h:1/0"),
         ("redis://:hidden@h:1/2", "redis://:***@h:1/2"),
-        ("redis://h:1/0", "redis://h:1"),
-        ("rediss://u:hidden@[::1]:7?ssl_cert_reqs=none", "rediss://u:***@[::1]:7"),
-        ("unix://u:hidden@/run/valkey.sock", "unix://u:***@/run/valkey.sock"),
+        ("redis://h:1/0", "redis://h:1/0"),
+        ("rediss://u:hidden@[::1]:7?ssl_cert_reqs=none", "rediss://u:***@[::1]:7/0"),
+        ("unix://u:hidden@/run/valkey.sock", "unix://u:***@/run/valkey.sock?db=0"),
         (
             "rediss+sentinel://u:hidden@a,b:2/main/0?sentinel_username=s&sentinel_password=hidden",
-            "rediss+sentinel://u:***@a:26379,b:2/main",
+            "rediss+sentinel://u:***@a:26379,b:2/main/0",
         ),
         ("redis+cluster://u:hidden@a", "redis+cluster://u:***@a:6379"),
     ],
