@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from backplane.watchdog import LAGS
 from gateway.latency import Latency
@@ -20,6 +20,8 @@ class Metrics:
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.registry = CollectorRegistry()
+        # a process is one core: how much of it is used says when there must be more
+        ProcessCollector(namespace="threadline", registry=self.registry)
         self.latency = Latency(self.registry, now)
         self.sockets = self._gauge("sockets", "Connected sockets.")
         self.streams = self._gauge("streams", "Open streams of server-sent events.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from backplane.watchdog import LAGS
 
@@ -15,6 +15,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        # a process is one core: how much of it is used says when there must be more
+        ProcessCollector(namespace="threadline", registry=self.registry)
         self.slots = Gauge("threadline_slots", "Turns that this worker runs at once at most.", registry=self.registry)
         self.running = Gauge("threadline_turns_running", "Turns that this worker runs now.", registry=self.registry)
         self.ended = Counter(
