@@ -16,7 +16,8 @@ from tests.deploy.test_grafana import METRIC, known_metrics
 RULES = DEPLOY / "prometheus" / "alerts.yml"
 ALERTS = [rule for group in read(RULES)["groups"] for rule in group["rules"]]
 needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None and not os.environ.get("CI"), reason="no promtool here (apt-get install prometheus)"
+    shutil.which("promtool") is None and not os.environ.get("CI"),
+    reason="no promtool here (apt-get install prometheus)",
 )
 
 

@@ -94,7 +94,9 @@ def test_who_is_scaled_says_no_number_of_its_own() -> None:
 
 def test_scaling_asks_for_metrics_that_a_gateway_has() -> None:
     known = OfGateway().text().decode()
-    texts = [path.read_text() for name in ("connections", "keda") for path in (KUBERNETES / "components" / name).iterdir()]
+    texts = [
+        path.read_text() for name in ("connections", "keda") for path in (KUBERNETES / "components" / name).iterdir()
+    ]
     asked = set(re.findall(r"threadline_\w+", "".join(texts)))
     assert asked == {"threadline_sockets", "threadline_turns_waiting", "threadline_oldest_waiting_seconds"}
     assert all(f"\n{name} " in known for name in asked)
