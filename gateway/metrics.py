@@ -43,6 +43,7 @@ class Metrics:
         )
         self.sent = self._counter("events_sent", "Events sent to members.")
         self.replayed = self._counter("events_replayed", "Events read from the log for members that came back.")
+        self.replayed_bytes = self._counter("replayed_bytes", "JSON sent to members that came back, deltas merged.")
         self.gaps_filled = self._counter("gaps_filled", "Events that did not come live and were read from the log.")
         self.live_garbage = self._counter("live_garbage", "Messages on a channel that were not ours, and ignored.")
         self.slow_clients = self._counter("slow_clients", "Members cut because they did not read; they resume.")

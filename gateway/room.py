@@ -347,6 +347,7 @@ class Room:
                 return None
             for event in merged:
                 at = event.offset
+                self._metrics.replayed_bytes.inc(len(event.raw))
                 if not member.send(event) and not await member.drained():
                     return None
             self._metrics.replayed.inc(len(page.events))

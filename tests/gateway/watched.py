@@ -52,7 +52,8 @@ class Thread:
 
     def __init__(self, backplane: Backplane) -> None:
         self.backplane = backplane
-        self.rooms = Rooms(backplane, Metrics())
+        self.metrics = Metrics()
+        self.rooms = Rooms(backplane, self.metrics)
         self.claim: Claim
         self.batch = 0
 
