@@ -24,6 +24,7 @@ from backplane.ids import ThreadRef
 from backplane.log import Ancestry, Page
 from backplane.notices import THREAD_DELETED
 from backplane.sessions import Snapshot
+from gateway.deliveries import Deliveries
 from gateway.metrics import Metrics
 from gateway.pages import Pages
 from gateway.recent import Recent
@@ -109,6 +110,7 @@ class Room:
         self._filling: asyncio.Task[None] | None = None
         self._pages = Pages(backplane, ref)
         self._catching_up: set[asyncio.Task[None]] = set()
+        self._deliveries = Deliveries(backplane, ref) if backplane.traces.on else None
 
     @property
     def position(self) -> tuple[str, int] | None:
@@ -193,6 +195,8 @@ class Room:
         if sent:
             self._metrics.sent.inc(sent)
             self._metrics.latency.sent(event)
+        if self._deliveries is not None:
+            self._deliveries.sent(event, sent)
         if event.name in TERMINAL:
             self._let_go(event.request_id)
 
