@@ -14,6 +14,7 @@ from threadline_client.events import Cursor, Event, Snapshot
 from threadline_client.state import Outcome, outcome_in, outcome_of
 from threadline_client.stream import EventStream
 from threadline_client.threads import Watched, parse_watched
+from threadline_client.traces import trace_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class Thread:
         temperature: float | None = None,
         locale: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Turn:
         """Send a message and return its turn, once a gateway has acknowledged it.
 
@@ -91,6 +94,8 @@ class Thread:
             temperature: from 0 to 2, handed to the agent.
             locale: the language of the answer, such as `de`, handed to the agent.
             metadata: kept with the message, and handed to the agent.
+            traceparent: the trace that the turn belongs to, by W3C Trace Context; without it, that of the current span.
+            tracestate: belongs to `traceparent`.
 
         Raises:
             Refused: with the gateway's code, such as `turn_running`, `queue_full` or `too_large`.
@@ -107,6 +112,7 @@ class Thread:
             "temperature": temperature,
             "locale": locale,
             "metadata": None if metadata is None else dict(metadata),
+            **trace_fields(traceparent, tracestate),
         }
         given = {name: value for name, value in payload.items() if value is not None}
         answer = await self._call("chat:start", given)
@@ -123,6 +129,8 @@ class Thread:
         client_message_id: str | None = None,
         model: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Turn:
         """Put a message in the place of an earlier one, and return its turn; without a text, ask the same once more.
 
@@ -136,6 +144,8 @@ class Thread:
             client_message_id: the idempotency key.
             model: the model to ask for.
             metadata: kept with the message, and handed to the agent.
+            traceparent: as of `send`.
+            tracestate: as of `send`.
 
         Raises:
             NotFound: when the thread does not exist.
@@ -150,6 +160,7 @@ class Thread:
             "client_message_id": key,
             "model": model,
             "metadata": None if metadata is None else dict(metadata),
+            **trace_fields(traceparent, tracestate),
         }
         given = {name: value for name, value in payload.items() if value is not None}
         return Turn(self, key, await self._call("thread:edit", given))
@@ -176,7 +187,7 @@ class Thread:
 
     async def cancel(self, request_id: str | None = None) -> CancelResult:
         """Cancel a turn, or without `request_id` the one that runs. Any gateway will do."""
-        payload = {"thread_id": self.id} | ({} if request_id is None else {"request_id": request_id})
+        payload = {"thread_id": self.id, **trace_fields()} | ({} if request_id is None else {"request_id": request_id})
         answer = await self._call("chat:cancel", payload)
         told = answer.get("request_id")
         return CancelResult(
@@ -197,9 +208,8 @@ class Thread:
             NotFound: when it was never asked in this thread.
             Refused: `invalid_payload`, for what is not one of the options.
         """
-        answer = await self._call(
-            "approval:decide", {"thread_id": self.id, "approval_id": approval_id, "decision": decision}
-        )
+        asked = {"thread_id": self.id, "approval_id": approval_id, "decision": decision}
+        answer = await self._call("approval:decide", asked | trace_fields())
         return DecideResult(
             approval_id=str(answer.get("approval_id", approval_id)),
             decided=bool(answer.get("decided")),

@@ -9,8 +9,14 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** The trace that a call belongs to, by W3C Trace Context; what is malformed is ignored. */
+export interface TraceOptions extends CallOptions {
+  readonly traceparent?: string | undefined;
+  readonly tracestate?: string | undefined;
+}
+
 /** What may go with a message, new or in the place of an earlier one. */
-interface MessageOptions extends CallOptions {
+interface MessageOptions extends TraceOptions {
   /** The idempotency key; made here unless given. One key is one turn, however often it is sent. */
   readonly client_message_id?: string | undefined;
   /** What becomes of the turn when its worker is lost. */

@@ -19,6 +19,7 @@ export type {
   SendOptions,
   ThreadPage,
   ThreadSummary,
+  TraceOptions,
   WaitingItem,
 } from "./calls.js";
 export { connect } from "./client.js";

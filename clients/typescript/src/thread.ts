@@ -8,6 +8,7 @@ import type {
   QueueStatus,
   SendOptions,
   Started,
+  TraceOptions,
   WaitingItem,
 } from "./calls.js";
 import type { Connection } from "./connection.js";
@@ -211,14 +212,19 @@ export class Thread {
    * Cancel a turn; without `request_id` the primary one that runs, and everything that waits. Any gateway will do.
    * The result is the truth; the end itself comes as an event.
    */
-  async cancel(request_id?: string, { signal }: CallOptions = {}): Promise<CancelResult> {
-    const answer = await this.call("chat:cancel", request_id === undefined ? {} : { request_id }, signal);
+  async cancel(request_id?: string, { signal, ...trace }: TraceOptions = {}): Promise<CancelResult> {
+    const asked = request_id === undefined ? trace : { request_id, ...trace };
+    const answer = await this.call("chat:cancel", asked, signal);
     return answer as unknown as CancelResult;
   }
 
   /** Answer an approval or a question. `decided` is false when somebody else was first: the rest says what stands. */
-  async decide(approval_id: string, decision: string, { signal }: CallOptions = {}): Promise<DecideResult> {
-    const answer = await this.call("approval:decide", { approval_id, decision }, signal);
+  async decide(
+    approval_id: string,
+    decision: string,
+    { signal, ...trace }: TraceOptions = {},
+  ): Promise<DecideResult> {
+    const answer = await this.call("approval:decide", { approval_id, decision, ...trace }, signal);
     return answer as unknown as DecideResult;
   }
 

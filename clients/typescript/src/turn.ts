@@ -1,4 +1,4 @@
-import type { CallOptions, CancelResult, Started } from "./calls.js";
+import type { CallOptions, CancelResult, Started, TraceOptions } from "./calls.js";
 import { unless } from "./connection.js";
 import { isTerminal } from "./events.js";
 import type { Cursor, Item, Lane, Snapshot } from "./events.js";
@@ -47,7 +47,7 @@ export class Turn implements AsyncIterable<Item> {
   }
 
   /** Cancel this turn; another one that runs by now is left alone. */
-  cancel(options?: CallOptions): Promise<CancelResult> {
+  cancel(options?: TraceOptions): Promise<CancelResult> {
     return this.thread.cancel(this.request_id, options);
   }
 
