@@ -12,7 +12,7 @@ from backplane.settings import Settings
 from backplane.traces import received, within
 from backplane.turns import Start
 from tests.gateway.conftest import Clients, serving
-from tests.gateway.test_rooms import REF, Thread, Watcher
+from tests.gateway.watched import REF, Thread, Watcher
 from tests.support.spans import CALLER, TRACE_ID, Spans, about, trace_id
 from tests.support.waiting import wait_until
 
