@@ -1,8 +1,8 @@
 """A client manager for python-socketio with one channel per room, in place of `AsyncRedisManager`'s one for everything.
 
-A node listens to a room's channel while it has a member there, and to nothing else of other nodes' rooms. What
-concerns one client goes to the channel of its node alone: a client's id names its node, `NODE~ID`. So a name of that
-form is never a room that somebody could enter, whichever node the client is on.
+A node listens to a room's channel while it has a member there (gateway/channels.py), and to nothing else of other
+nodes' rooms. What concerns one client goes to the channel of its node alone: a client's id names its node, `NODE~ID`.
+So a name of that form is never a room that somebody could enter, whichever node the client is on.
 
 Members on the emitting node get a packet directly, at the call, and the node passes over its own message when it
 comes back. Hearing only would put everything behind a round trip to Redis, so that an emit to a client of this node,
@@ -19,8 +19,8 @@ import inspect
 import itertools
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -34,6 +34,7 @@ from backplane.keys import RelayChannels
 from backplane.live import LiveChannels
 from backplane.publisher import OwnChannels, Publisher
 from gateway import relay
+from gateway.channels import Channel, Channels
 from gateway.relay import Answer, CloseRoom, Disconnect, Done, Emit, EnterRoom, Frame, LeaveRoom, Message, Room
 
 MAX_QUESTIONS = 65_536
@@ -64,34 +65,6 @@ class _Names(set[str]):
     """A set where the library expects a list: taking a name out must not cost a walk through all."""
 
     append = set.add
-
-
-class _Channel:
-    """A channel that this node listens to while somebody holds it."""
-
-    def __init__(self, name: str, hear: Callable[[bytes], None], opening: asyncio.Task[None]) -> None:
-        self.name = name
-        self.holders = 0
-        self.opening = opening
-        self._hear = hear
-
-    def heard(self, message: bytes) -> None:
-        self._hear(message)
-
-    def missed(self) -> None:
-        """Socket.IO's events are at most once, here as over any of its adapters."""
-
-    async def confirmed(self) -> None:
-        """Return when Redis has confirmed the channel.
-
-        Raises:
-            Unavailable: when it did not in time.
-        """
-        if not self.opening.done():
-            await asyncio.wait((self.opening,))
-        if self.opening.cancelled():
-            raise Unavailable("this node is stopping; come back at another")
-        self.opening.result()
 
 
 class RoomChannelManager(socketio.AsyncManager):  # type: ignore[misc] # the library has no types
@@ -125,20 +98,18 @@ class RoomChannelManager(socketio.AsyncManager):  # type: ignore[misc] # the lib
         self.refused = 0
         """What other nodes asked while `MAX_REQUESTS` of them were under way."""
         self._publisher = publisher
-        self._live = live
         self._own: OwnChannels | None = None
         self._names = RelayChannels(prefix)
         self._serializer = serializer
         self._head = relay.head(self.host_id)
         self._numbers = itertools.count(1)
         self._seen = relay.Seen()
-        self._channels: dict[str, _Channel] = {}
+        self._channels = Channels(live, self._hear)
         self._places: dict[tuple[str, str], dict[Room | None, None]] = {}
         """(namespace, client) -> its rooms: what its disconnect has to look at."""
         self._questions: dict[int, Callable[..., Any]] = {}
         self._asked: dict[int, asyncio.Future[bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
 
     @classmethod
     def from_url(
@@ -154,7 +125,7 @@ class RoomChannelManager(socketio.AsyncManager):  # type: ignore[misc] # the lib
         """
         own = OwnChannels(url, channel, secrets.token_hex(8))
         manager = cls(own.publisher, None if write_only else own.live, prefix=channel, serializer=serializer)
-        manager._own = own
+        manager._own, manager._channels.connect = own, own.listen
         return manager
 
     async def __aenter__(self) -> Self:
@@ -170,15 +141,11 @@ class RoomChannelManager(socketio.AsyncManager):  # type: ignore[misc] # the lib
 
     async def close(self) -> None:
         """Leave all channels, stop what is under way, and close the connections that it made."""
-        self._closing = True
-        channels, self._channels = list(self._channels.values()), {}
-        tasks = [*self._tasks, *(channel.opening for channel in channels)]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
+        await self._channels.close()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._live is not None:
-            for channel in channels:
-                self._live.unsubscribe(channel.name)
         if self._own is not None:
             await self._own.close()
 
@@ -189,61 +156,8 @@ class RoomChannelManager(socketio.AsyncManager):  # type: ignore[misc] # the lib
         """How many channels this node listens to."""
         return len(self._channels)
 
-    @contextmanager
-    def _holding(self, name: str, *, standing: bool = False) -> Iterator[_Channel]:
-        """Listen to a channel at least for the length of this block; a standing one is asked for until it is there."""
-        channel = self._channels.get(name)
-        if channel is None:
-            opening = asyncio.create_task(self._subscribe(name, standing), name=f"open-{name}")
-            channel = self._channels[name] = _Channel(name, self._hear, opening)
-        channel.holders += 1
-        try:
-            yield channel
-        finally:
-            self._release(name)
-
-    async def _subscribe(self, name: str, standing: bool) -> None:
-        if self._live is None:
-            raise ValueError("expected a manager that listens, got one that only emits; make it without write_only")
-        while True:
-            self._check_open()
-            try:
-                await self._live.subscribe(name, self._channels[name])
-                return
-            except Unavailable as error:
-                if not standing:
-                    raise
-                _log.warning("a channel is not confirmed; asking again", channel=name, error=error.message)
-
-    def _release(self, name: str) -> None:
-        channel = self._channels.get(name)
-        if channel is None:
-            return
-        channel.holders -= 1
-        if not channel.holders:
-            del self._channels[name]
-            channel.opening.cancel()
-            if self._live is not None:
-                self._live.unsubscribe(name)
-
-    def _channel_of_this_node(self) -> _Channel:
-        name = self._names.node(self.host_id)
-        channel = self._channels.get(name)
-        if channel is None:
-            opening = asyncio.create_task(self._listen(name), name=f"open-{name}")
-            channel = self._channels[name] = _Channel(name, self._hear, opening)
-            channel.holders = 1  # never released
-        return channel
-
-    async def _listen(self, name: str) -> None:
-        while self._own is not None:
-            self._check_open()
-            try:
-                await self._own.listen()
-                break
-            except Unavailable as error:
-                _log.warning("no live connection; trying again", error=error.message)
-        await self._subscribe(name, standing=True)
+    def _channel_of_this_node(self) -> Channel:
+        return self._channels.for_good(self._names.node(self.host_id))
 
     async def _listening(self) -> None:
         """Return when other nodes can answer this one."""
@@ -252,10 +166,6 @@ class RoomChannelManager(socketio.AsyncManager):  # type: ignore[misc] # the lib
                 await self._channel_of_this_node().confirmed()
         except TimeoutError:
             raise Unavailable("this node has no live connection to Redis; try again in a moment") from None
-
-    def _check_open(self) -> None:
-        if self._closing:
-            raise Unavailable("this node is stopping; come back at another")
 
     def _channels_to(self, namespace: str, rooms: list[Room] | None) -> Collection[str]:
         """Return the channels that reach members on other nodes, each once."""
@@ -291,9 +201,9 @@ class RoomChannelManager(socketio.AsyncManager):  # type: ignore[misc] # the lib
             return sid
 
     @asynccontextmanager
-    async def _heard_by_others(self, namespace: str) -> AsyncIterator[_Channel]:
+    async def _heard_by_others(self, namespace: str) -> AsyncIterator[Channel]:
         node = self._channel_of_this_node()
-        with self._holding(self._names.namespace(namespace), standing=True) as channel:
+        with self._channels.holding(self._names.namespace(namespace), standing=True) as channel:
             pending = [each.opening for each in (node, channel) if not each.opening.done()]
             if pending:
                 await asyncio.wait(pending, timeout=CONNECT_PATIENCE)
@@ -366,7 +276,7 @@ class RoomChannelManager(socketio.AsyncManager):  # type: ignore[misc] # the lib
             await self._ask(node, EnterRoom(namespace or "/", sid, room))
 
     async def _enter_here(self, sid: str, namespace: str, room: Room) -> None:
-        with self._holding(self._names.room(namespace, room)) as channel:
+        with self._channels.holding(self._names.room(namespace, room)) as channel:
             await channel.confirmed()
             if not self._is_here(sid, namespace):
                 return
@@ -417,9 +327,9 @@ class RoomChannelManager(socketio.AsyncManager):  # type: ignore[misc] # the lib
         if room in self.rooms.get(namespace, ()):
             return
         if room is None:
-            self._release(self._names.namespace(namespace))
+            self._channels.release(self._names.namespace(namespace))
         elif room != sid:
-            self._release(self._names.room(namespace, room))
+            self._channels.release(self._names.room(namespace, room))
 
     def get_rooms(self, sid: str, namespace: str) -> list[Room]:
         """Return the rooms of a client of this node."""
