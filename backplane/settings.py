@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     expiry_grace: _Seconds = 30.0
     """How long a socket whose token has ended may take to refresh it, and a stream of events goes on."""
     operators: _Commas = ()
-    """Subjects that may see the whole fleet (`/v1/operations`) and take tokens back; without a key, everybody may."""
+    """Who may see the whole fleet and take tokens back: subjects of the tenant `default`, or `TENANT/SUBJECT`."""
     plugs: bool = False
     """Let operators cut sockets and kill nodes and workers of this machine. Never in production."""
 

@@ -330,6 +330,33 @@ def token(
 
 
 @app.command()
+def revoke(
+    subject: Annotated[
+        str | None,
+        typer.Argument(metavar="SUBJECT", help="Whose tokens: all that were issued until now.", show_default=False),
+    ] = None,
+    token_id: Annotated[
+        str | None,
+        typer.Option(metavar="JTI", help="The one token of this id (its `jti`) instead.", show_default=False),
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="The tenant of the subject or the token. [default: yours]", show_default=False)
+    ] = None,
+    url: Urls = None,
+    token: Token = None,
+) -> None:
+    """Take tokens back before their end, on all gateways; open sockets and streams of theirs are closed.
+
+    It needs the token of an operator (THREADLINE_OPERATORS). Turns that run go on, until somebody cancels them.
+    Exit codes: 0 taken back, 1 no gateway could, 2 wrong usage, or not an operator.
+    """
+    settings = _client_settings(url, token)
+    from cli.revoke import revoke as run
+
+    typer.echo(asyncio.run(run(settings.url, settings.token, subject=subject, token_id=token_id, tenant=tenant)))
+
+
+@app.command()
 def top(
     url: Urls = None,
     token: Token = None,

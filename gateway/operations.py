@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import time
@@ -23,6 +24,7 @@ from starlette.routing import BaseRoute, Route
 from backplane import overview
 from backplane.connection import Backplane
 from backplane.errors import InvalidPayload, NotFound, ThreadlineError
+from backplane.ids import DEFAULT_TENANT
 from backplane.overview import Mark
 from backplane.settings import Settings
 from gateway import audit, payloads
@@ -33,6 +35,9 @@ FRESH = 0.5
 """Seconds for which one look at the fleet serves all who ask."""
 _LAST_WORDS = 0.1
 """Seconds that the answer has to leave before this process ends itself."""
+
+_TOKEN = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
+"""The form of a signed JSON Web Token (RFC 7515, section 3.1); its header begins with `{"`."""
 
 Who = Callable[[Request], Awaitable[Identity]]
 Body = Callable[[Request], Awaitable[dict[str, Any]]]
@@ -51,6 +56,8 @@ class Revocation(payloads.Payload):
     def _one(self) -> Self:
         if bool(self.subject) is bool(self.token_id):
             raise InvalidPayload("payload: expected one of subject and token_id, got both or none; send one")
+        if self.token_id is not None and _TOKEN.fullmatch(self.token_id):  # it would stand in the audit log
+            raise InvalidPayload("token_id: expected the id of a token, its `jti`, got the token itself; send the id")
         return self
 
 
@@ -68,6 +75,8 @@ class Operations:
         self, settings: Settings, backplane: Backplane, metrics: Metrics, cut: Callable[[str], Awaitable[bool]]
     ) -> None:
         self._settings = settings
+        # another tenant may have a subject of the same name
+        self._operators = {name if "/" in name else f"{DEFAULT_TENANT}/{name}" for name in settings.operators}
         self._backplane = backplane
         self._metrics = metrics
         self._cut = cut
@@ -83,16 +92,20 @@ class Operations:
             return JSONResponse(await self._look())
 
         async def plug(request: Request) -> Response:
-            self._may(await who(request))
-            return JSONResponse(await self._pull(request.path_params["what"], request.path_params.get("name", "")))
+            what, name = request.path_params["what"], request.path_params["name"]
+            with audit.acting("plug", operator := await who(request)) as told:
+                self._may(operator)
+                told["plug"] = f"{what}/{name}"
+                return JSONResponse(await self._pull(what, name))
 
         async def revocations(request: Request) -> Response:
-            self._may(operator := await who(request))
-            asked = payloads.read(Revocation, await body(request), self._settings)
-            tenant = asked.tenant or operator.tenant
-            named = {"of_subject": asked.subject} if asked.subject else {"of_jti": asked.token_id}
-            audit.note("revoke", operator, "asked", of_tenant=tenant, **named)
-            await self._backplane.revocations.revoke(tenant, subject=asked.subject, token_id=asked.token_id)
+            with audit.acting("revoke", operator := await who(request)) as told:
+                self._may(operator)
+                asked = payloads.read(Revocation, await body(request), self._settings)
+                tenant = asked.tenant or operator.tenant
+                told |= {"of_tenant": tenant}
+                told |= {"of_subject": asked.subject} if asked.subject else {"of_jti": asked.token_id}
+                await self._backplane.revocations.revoke(tenant, subject=asked.subject, token_id=asked.token_id)
             return JSONResponse({"ok": True, "tenant": tenant})
 
         routes: list[BaseRoute] = [
@@ -130,7 +143,8 @@ class Operations:
         }
 
     def _may(self, identity: Identity) -> None:
-        if not is_open(self._settings) and identity.subject not in self._settings.operators:
+        named = f"{identity.tenant}/{identity.subject}"
+        if not (is_open(self._settings) or named in self._operators):
             raise NotFound("there is nothing here for you; THREADLINE_OPERATORS names who may look")
 
     # --- looking ---------------------------------------------------------------------------------------

@@ -334,12 +334,14 @@ class Verbs:
             ack["position"] = position
         return ack
 
+    @audited("queue_clear")
     async def queue_clear(self, identity: Identity, asked: QueueClear) -> Ack:
         """Take everything that waits out of the lanes."""
         ref = self._ref(identity, asked)
         removed = await self._backplane.turns.unqueue(ref, identity.subject)
         return {"ok": True, "thread_id": ref.thread_id, "removed": removed}
 
+    @audited("queue_remove")
     async def queue_remove(self, identity: Identity, asked: QueueRemove) -> Ack:
         """Take one item out of its lane."""
         ref = self._ref(identity, asked)

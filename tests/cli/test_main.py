@@ -27,6 +27,8 @@ VERBS = (
     "rename",
     "delete",
     "token",
+    "revoke",
+    "top",
     "doctor",
 )
 SECRET = "a secret of at least thirty-two bytes"
@@ -150,3 +152,10 @@ async def test_ctrl_c_ends_a_tail_without_a_traceback() -> None:
         _, err = await process.communicate()
     assert process.returncode == 130
     assert b"Traceback" not in err
+
+
+def test_a_revocation_must_name_whose_tokens_or_which_one() -> None:
+    for asked in ([], ["mallory", "--token-id", "a1"]):
+        code, out, complaint = run("revoke", *asked)
+        assert (code, out) == (2, "")
+        assert "expected a subject or --token-id" in complaint

@@ -14,6 +14,7 @@ import jwt
 import pytest
 
 from backplane.settings import Settings
+from gateway.auth import mint
 from tests.gateway.conftest import Clients, serving, working
 from tests.support.waiting import wait_until
 from worker.turn import Turn
@@ -87,6 +88,16 @@ async def test_with_a_key_only_operators_see_the_fleet(gateway_settings: Make) -
         refused = await get(node.url, token("ann"))
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
         assert (await get(node.url, token("olga"))).json()["ok"] is True
+
+
+async def test_another_tenants_user_of_an_operators_name_is_none(gateway_settings: Make) -> None:
+    named = ("olga", "acme/otto", "default/a/b")
+    async with serving(gateway_settings(jwt_secret=SECRET, operators=named)) as node:
+        for subject, tenant, status in (
+            ("olga", "default", 200), ("olga", "acme", 404), ("otto", "acme", 200), ("otto", "default", 404),
+            ("acme/otto", "default", 404), ("a/b", "default", 200), ("b", "a", 404),
+        ):  # fmt: skip
+            assert (await get(node.url, mint(SECRET, subject, 60, tenant))).status_code == status, (subject, tenant)
 
 
 async def test_plugs_are_there_only_where_they_are_switched_on(gateway_settings: Make) -> None:
