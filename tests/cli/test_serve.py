@@ -261,6 +261,13 @@ async def test_a_given_redis_is_used_and_no_store_is_started(fleet: Fleet) -> No
 SHOW_URL = "import os, signal; print(os.environ['THREADLINE_REDIS_URL'])\nsignal.pause()"
 
 
+async def test_the_password_of_a_given_redis_is_not_written_down(fleet: Fleet) -> None:
+    url = "redis://ann:hidden@127.0.0.1:1/0"
+    async with running(fleet, redis_url=url, commands=commands_for(fleet, worker=SHOW_URL)):
+        await fleet.said(f"worker-1 | {url}")
+        assert fleet.state()["store"]["url"] == "redis://ann:***@127.0.0.1:1/0"
+
+
 async def test_a_store_in_memory_is_warned_about(fleet: Fleet) -> None:
     async with running(fleet, finders=(find_fake,)):
         assert any(line.startswith("Warning: ") and "nothing is kept" in line for line in fleet.lines)

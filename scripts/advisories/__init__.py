@@ -1,0 +1,1 @@
+"""Whether any pinned package has a known vulnerability."""
