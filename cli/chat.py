@@ -23,7 +23,7 @@ from threadline_client import (
     ThreadState,
     connect,
 )
-from threadline_client.state import outcome_in
+from threadline_client.outcome import outcome_in
 
 PROMPT = "you> "
 RECENT = 10

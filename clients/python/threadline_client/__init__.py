@@ -9,7 +9,9 @@ from threadline_client.client import Client, connect
 from threadline_client.connection import NodeChange
 from threadline_client.errors import ClientError, Closed, NotConnected, NotFound, Refused, Unauthorized
 from threadline_client.events import Cursor, Event, Snapshot
-from threadline_client.state import Approval, Message, Outcome, QueueItem, RunningTurn, ThreadState, ToolUse
+from threadline_client.outcome import Outcome
+from threadline_client.running import RunningTurn, ToolUse
+from threadline_client.state import Approval, Message, QueueItem, ThreadState
 from threadline_client.stream import EventStream
 from threadline_client.thread import CancelResult, DecideResult, QueueStatus, Thread, Turn
 from threadline_client.threads import ThreadPage, ThreadSummary, Watched

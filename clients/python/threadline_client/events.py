@@ -144,5 +144,10 @@ def parse_snapshot(thread_id: str, answer: Mapping[str, Any]) -> Snapshot:
     )
 
 
+def whole(value: object, default: int = 0) -> int:
+    """Return a whole number that a gateway has sent, or the default for anything else."""
+    return value if isinstance(value, int) else default
+
+
 def _objects(value: object) -> tuple[Mapping[str, Any], ...]:
     return tuple(one for one in value if isinstance(one, dict)) if isinstance(value, list) else ()

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from threadline_client.events import Event, Snapshot
+from threadline_client.events import Event, Snapshot, whole
+from threadline_client.outcome import Outcome, outcome_of
+from threadline_client.running import PROGRESS, RunningTurn, ToolUse, pending, stepped, turn_of
 
 if TYPE_CHECKING:
     from threadline_client.connection import NodeChange
@@ -21,20 +23,6 @@ if TYPE_CHECKING:
 MOST_BESIDE = 16
 """Finished parallel turns that are kept to be read; no history holds them."""
 _LANES = ("steer", "followup", "collect")
-
-
-@dataclass(slots=True)
-class ToolUse:
-    """One call of a tool within a turn. `output` and `success` are None until it has run."""
-
-    tool_call_id: str
-    tool_name: str = ""
-    args: Mapping[str, Any] | None = None
-    args_text: str = ""
-    """The arguments as the model writes them, before the call."""
-    output: str | None = None
-    success: bool | None = None
-    round: int = 1
 
 
 @dataclass(slots=True)
@@ -64,45 +52,6 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    offset: int
-    round: int
-    text: str
-    thinking: str
-    tools: tuple[ToolUse, ...]
-
-
-@dataclass(slots=True)
-class RunningTurn:
-    """A turn, and what it has said so far."""
-
-    request_id: str
-    state: str = "ready"
-    """`ready`: no worker has it; `running`; `waiting` for a person; a parallel one also `done` or `failed`."""
-    lane: str = ""
-    """`parallel`, or the lane it waited in, or empty."""
-    message: str = ""
-    """The message that it answers, if this client saw it."""
-    attempt: int = 1
-    round: int = 1
-    text: str = ""
-    thinking: str = ""
-    tools: list[ToolUse] = field(default_factory=list)
-    error_type: str = ""
-    kept: _Kept | None = field(default=None, repr=False)
-    """What stands if another attempt goes on behind the last finished step."""
-
-    def tool(self, tool_call_id: str) -> ToolUse:
-        """Return the call with this id, made if it is new."""
-        for tool in self.tools:
-            if tool.tool_call_id == tool_call_id:
-                return tool
-        tool = ToolUse(tool_call_id)
-        self.tools.append(tool)
-        return tool
-
-
-@dataclass(frozen=True, slots=True)
 class QueueItem:
     """A message that waits in a lane."""
 
@@ -127,23 +76,6 @@ class Approval:
     question: str = ""
     expires_at: int = 0
     """Unix milliseconds; then it is refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a turn ended."""
-
-    request_id: str
-    ok: bool
-    text: str
-    """The whole answer; for a turn that failed, what there was of it."""
-    error_type: str = ""
-    """`cancelled`, `superseded`, `worker_lost`, …; `removed` for a message taken out of the queue;
-    `delivered` for one that went into another turn; `unknown` when the log no longer tells."""
-    message: str = ""
-    """What went wrong, for people."""
-    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """The terminal event, if it was seen."""
 
 
 class ThreadState:
@@ -179,8 +111,8 @@ class ThreadState:
             self._replace(item)
             return
         self.exists = True
-        if item.name in _TURN_EVENTS:
-            _TURN_EVENTS[item.name](self._turn_of(item), item)
+        if item.name in PROGRESS:
+            PROGRESS[item.name](self._turn_of(item), item)
         elif item.name in _THREAD_EVENTS:
             _THREAD_EVENTS[item.name](self, item)
 
@@ -221,7 +153,7 @@ class ThreadState:
         self.queue = []
         told = [*snapshot.parallel] if snapshot.turn is None else [snapshot.turn, *snapshot.parallel]
         self.approvals = [
-            _approval(asked, str(fields.get("request_id", ""))) for fields in told for asked in _pending(fields)
+            _approval(asked, str(fields.get("request_id", ""))) for fields in told for asked in pending(fields)
         ]
 
     def _edited(self, event: Event) -> None:
@@ -238,7 +170,7 @@ class ThreadState:
             self.parallel = [other for other in self.parallel if other.request_id != turn.request_id] + [turn]
             return
         self.turn = turn
-        self.messages.append(Message("user", text, event.request_id, _int(event.get("ts"))))
+        self.messages.append(Message("user", text, event.request_id, whole(event.get("ts"))))
 
     def _ended(self, event: Event) -> None:
         turn = self._find(event.request_id)
@@ -260,7 +192,7 @@ class ThreadState:
         item_id, lane = _item_id(event), str(event.get("lane", "followup"))
         others = [item for item in self.queue if item.item_id != item_id]
         mine = [item for item in others if item.lane == lane]
-        place = _int(event.get("position"), len(mine) + 1) - 1
+        place = whole(event.get("position"), len(mine) + 1) - 1
         mine.insert(place, QueueItem(item_id, lane, place + 1, str(event.get("preview", ""))))
         self.queue = _placed([item for item in others if item.lane != lane] + mine)
 
@@ -274,7 +206,7 @@ class ThreadState:
         item_id, lane = _item_id(event), event.get("lane")
         self._unqueue(item_id)
         if event.get("into_request_id") is not None:
-            text, ts = str(event.get("message", "")), _int(event.get("ts"))
+            text, ts = str(event.get("message", "")), whole(event.get("ts"))
             steer, context = lane == "steer", lane == "collect"
             self.messages.append(Message("user", text, item_id, ts, steer=steer, context=context))
 
@@ -282,7 +214,7 @@ class ThreadState:
         asked = _approval(event.fields, event.request_id)
         self.approvals = [other for other in self.approvals if other.approval_id != asked.approval_id] + [asked]
         turn = self._turn_of(event)
-        _stepped(turn, event)
+        stepped(turn, event)
         turn.state = "waiting"
 
     def _decided(self, event: Event) -> None:
@@ -291,71 +223,13 @@ class ThreadState:
             self._turn_of(event).state = "running"
 
 
-def outcome_of(event: Event, text: str = "") -> Outcome:
-    """Return how a turn ended, from its terminal event and the text that was seen of it."""
-    if event.name == "chat_done":
-        return Outcome(event.request_id, True, str(event.get("full_response", text)), fields=event.fields)
-    return Outcome(
-        event.request_id,
-        False,
-        text,
-        error_type=str(event.get("error_type", "error")),
-        message=str(event.get("message", "")),
-        fields=event.fields,
-    )
-
-
-def outcome_in(snapshot: Snapshot, request_id: str, *, queued: bool) -> Outcome | None:
-    """Return how a turn ended whose terminal event was lost to us, or None if it still runs or waits.
-
-    `queued` says that the turn had not begun when it was last seen: then its absence proves nothing.
-    """
-    if any(turn.get("request_id") == request_id for turn in (snapshot.turn or {}, *snapshot.parallel)):
-        return None
-    mine = [message for message in snapshot.messages if message.get("request_id") == request_id]
-    for fields in mine:
-        if fields.get("role") == "assistant":
-            message = _message(fields)
-            kind = "unknown" if message.interrupted else ""
-            return Outcome(request_id, not message.interrupted, message.content, error_type=kind)
-    if any(fields.get("steer") or fields.get("context") for fields in mine):
-        return Outcome(request_id, False, "", "delivered", "the message went into another turn")
-    if queued and not mine and snapshot.exists:
-        return None
-    return Outcome(request_id, False, "", "unknown", "the turn ended while its events could not be had")
-
-
-def turn_of(fields: Mapping[str, Any]) -> RunningTurn:
-    """Return the running turn of a snapshot."""
-    tools = fields.get("tools")
-    return RunningTurn(
-        request_id=str(fields.get("request_id", "")),
-        state="waiting" if _pending(fields) else str(fields.get("state", "ready")),
-        attempt=_int(fields.get("attempt"), 1),
-        text=str(fields.get("text") or ""),
-        thinking=str(fields.get("thinking") or ""),
-        tools=[
-            ToolUse(
-                tool_call_id=str(tool.get("tool_call_id", "")),
-                tool_name=str(tool.get("tool_name", "")),
-                args=tool.get("args"),
-                output=tool.get("output"),
-                success=tool.get("success"),
-                round=_int(tool.get("round"), 1),
-            )
-            for tool in (tools if isinstance(tools, list) else [])
-            if isinstance(tool, dict)
-        ],
-    )
-
-
 def _message(fields: Mapping[str, Any]) -> Message:
     number = fields.get("id")
     return Message(
         role=str(fields.get("role", "")),
         content=str(fields.get("content", "")),
         request_id=str(fields.get("request_id") or ""),
-        ts=_int(fields.get("ts")),
+        ts=whole(fields.get("ts")),
         interrupted=bool(fields.get("interrupted")),
         id=number if isinstance(number, int) else None,
         steer=bool(fields.get("steer")),
@@ -368,18 +242,13 @@ def _answer(event: Event, outcome: Outcome, turn: RunningTurn | None) -> Message
         "assistant",
         outcome.text,
         event.request_id,
-        _int(event.get("ts")),
+        whole(event.get("ts")),
         interrupted=not outcome.ok,
         thinking=turn.thinking if turn else "",
         tools=turn.tools if turn else [],
         error_type=outcome.error_type,
         usage=event.get("usage"),
     )
-
-
-def _pending(turn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    asked = turn.get("approvals")
-    return [one for one in asked if one.get("state") == "pending"] if isinstance(asked, list) else []
 
 
 def _approval(fields: Mapping[str, Any], request_id: str) -> Approval:
@@ -392,7 +261,7 @@ def _approval(fields: Mapping[str, Any], request_id: str) -> Approval:
         tool_name=str(fields.get("tool_name") or ""),
         args=fields.get("args"),
         question=str(fields.get("question") or ""),
-        expires_at=_int(fields.get("expires_at")),
+        expires_at=whole(fields.get("expires_at")),
     )
 
 
@@ -406,93 +275,10 @@ def _placed(items: list[QueueItem]) -> list[QueueItem]:
     return [replace(item, position=position) for lane in lanes for position, item in enumerate(lane, 1)]
 
 
-def _int(value: object, default: int = 0) -> int:
-    return value if isinstance(value, int) else default
-
-
 def _item_id(event: Event) -> str:
     return str(event.get("item_id") or event.request_id)
 
 
-def _started(turn: RunningTurn, event: Event) -> None:
-    turn.state, turn.attempt = "running", _int(event.get("attempt"), turn.attempt)
-
-
-def _alive(turn: RunningTurn, event: Event) -> None:
-    if turn.state == "ready":
-        turn.state = "running"
-
-
-def _iteration(turn: RunningTurn, event: Event) -> None:
-    turn.state, turn.round = "running", _int(event.get("round"), turn.round)
-
-
-def _text(turn: RunningTurn, event: Event) -> None:
-    turn.state = "running"
-    turn.text += event.delta
-
-
-def _thinking(turn: RunningTurn, event: Event) -> None:
-    turn.state = "running"
-    turn.thinking += event.delta
-
-
-def _tool_of(turn: RunningTurn, event: Event) -> ToolUse:
-    turn.state = "running"
-    known = len(turn.tools)
-    tool = turn.tool(str(event.get("tool_call_id", "")))
-    tool.tool_name = str(event.get("tool_name") or tool.tool_name)
-    if len(turn.tools) > known:
-        tool.round = _int(event.get("round"), turn.round)
-    return tool
-
-
-def _tool_args(turn: RunningTurn, event: Event) -> None:
-    _tool_of(turn, event).args_text += event.delta
-
-
-def _tool_call(turn: RunningTurn, event: Event) -> None:
-    tool = _tool_of(turn, event)
-    tool.args, tool.round = event.get("args"), _int(event.get("round"), turn.round)
-
-
-def _tool_result(turn: RunningTurn, event: Event) -> None:
-    tool = _tool_of(turn, event)
-    tool.output, tool.success = str(event.get("output", "")), bool(event.get("success", True))
-
-
-def _stepped(turn: RunningTurn, event: Event) -> None:
-    tools = tuple(replace(tool) for tool in turn.tools)  # copies: a result may come behind the step
-    turn.kept = _Kept(event.offset, turn.round, turn.text, turn.thinking, tools)
-
-
-def _restarted(turn: RunningTurn, event: Event) -> None:
-    # What the lost worker said is void; with `kept_offset`, only what it said behind its last finished step.
-    turn.state, turn.attempt = "ready", _int(event.get("attempt"), turn.attempt + 1)
-    kept = turn.kept
-    if event.get("kept_offset") is None:
-        turn.text, turn.thinking, turn.round, turn.tools, turn.kept = "", "", 1, [], None
-    elif kept is not None and kept.offset == event["kept_offset"]:
-        turn.text, turn.thinking, turn.round = kept.text, kept.thinking, kept.round
-        turn.tools = [replace(tool) for tool in kept.tools]
-    else:
-        # the step was done before this client came: the length of the text is told, the rest is as good as it gets
-        turn.text = turn.text[: _int(event.get("kept_text"))]
-        turn.tools = [tool for tool in turn.tools if tool.output is not None]
-
-
-_TURN_EVENTS = {
-    "inference_start": _started,
-    "inference_heartbeat": _alive,
-    "iteration_start": _iteration,
-    "text_delta": _text,
-    "thinking_delta": _thinking,
-    "tool_args_delta": _tool_args,
-    "tool_call": _tool_call,
-    "tool_result": _tool_result,
-    "step_done": _stepped,
-    "turn_restarted": _restarted,
-}
 _THREAD_EVENTS = {
     "chat_accepted": ThreadState._accepted,
     "thread_edited": ThreadState._edited,

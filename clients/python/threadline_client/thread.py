@@ -11,7 +11,7 @@ from typing import Any
 from threadline_client.calls import call
 from threadline_client.connection import Connection
 from threadline_client.events import Cursor, Event, Snapshot
-from threadline_client.state import Outcome, outcome_in, outcome_of
+from threadline_client.outcome import Outcome, outcome_in, outcome_of
 from threadline_client.stream import EventStream
 from threadline_client.threads import Watched, parse_watched
 from threadline_client.traces import trace_fields

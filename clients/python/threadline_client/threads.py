@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from threadline_client.events import whole
+
 
 @dataclass(frozen=True, slots=True)
 class ThreadSummary:
@@ -61,7 +63,7 @@ def parse_watched(answer: Mapping[str, Any]) -> Watched:
     watchers = answer.get("watchers")
     found = [one for one in watchers if isinstance(one, dict)] if isinstance(watchers, list) else []
     return Watched(
-        {str(one.get("subject", "")): _whole(one.get("connections")) for one in found},
+        {str(one.get("subject", "")): whole(one.get("connections")) for one in found},
         _text(answer.get("running")),
         str(answer.get("state", "")),
         _text(answer.get("worker")),
@@ -76,14 +78,10 @@ def _summary(fields: Mapping[str, Any]) -> ThreadSummary:
         role=str(fields.get("role", "")),
         running=_text(fields.get("running")),
         state=str(fields.get("state", "idle")),
-        created=_whole(fields.get("created")),
-        active=_whole(fields.get("active")),
+        created=whole(fields.get("created")),
+        active=whole(fields.get("active")),
     )
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0

@@ -11,7 +11,6 @@ import pytest
 
 from threadline_client import Event, Message, RunningTurn, Snapshot, ThreadState, ToolUse
 from threadline_client.events import parse_event, parse_snapshot
-from threadline_client.state import outcome_in, outcome_of
 
 SEQUENCES = Path(__file__).parents[1] / "sequences"
 
@@ -59,43 +58,6 @@ def test_an_answer_grows_and_becomes_a_message(write: Writer) -> None:
     ]
     assert write.state.last is not None
     assert write.state.last.ok
-
-
-def test_thinking_and_tools_are_kept_beside_the_text(write: Writer) -> None:
-    write("thinking_delta", delta="hmm")
-    write("iteration_start", round=2)
-    write("tool_args_delta", delta='{"a"', tool_call_id="t", tool_name="sum")
-    write("tool_call", tool_call_id="t", tool_name="sum", args={"a": 1}, round=2)
-    turn = write.state.turn
-    assert turn is not None
-    tool = turn.tool("t")
-    assert (tool.tool_name, tool.args, tool.args_text, tool.round, tool.output) == ("sum", {"a": 1}, '{"a"', 2, None)
-    write("tool_result", tool_call_id="t", tool_name="sum", output="1", success=False)
-    assert (tool.output, tool.success) == ("1", False)
-    assert (turn.thinking, turn.round, len(turn.tools)) == ("hmm", 2, 1)
-
-
-def test_a_restart_drops_what_the_lost_worker_said(write: Writer) -> None:
-    write("chat_accepted", message="hi")
-    write("text_delta", delta="half an ans")
-    write("thinking_delta", delta="hmm")
-    write("tool_call", tool_call_id="t", tool_name="sum", args={})
-    write("turn_restarted", attempt=2)
-    turn = write.state.turn
-    assert turn is not None
-    assert (turn.text, turn.thinking, turn.tools, turn.attempt) == ("", "", [], 2)
-    write("text_delta", delta="whole")
-    assert turn.text == "whole"
-
-
-def test_a_restart_keeps_what_stands_up_to_the_last_finished_step(write: Writer) -> None:
-    write("chat_accepted", message="hi")
-    write("text_delta", delta="kä😀pt void")
-    write("tool_call", tool_call_id="t", tool_name="sum", args={})
-    write("turn_restarted", attempt=2, policy="resume", kept_offset=2, kept_text=6)
-    turn = write.state.turn
-    assert turn is not None
-    assert (turn.text, turn.tools) == ("kä😀pt ", [])
 
 
 def test_a_snapshot_brings_what_is_asked_and_not_decided(write: Writer) -> None:
@@ -178,36 +140,6 @@ def test_a_snapshot_replaces_everything(write: Writer) -> None:
 def test_a_snapshot_of_nothing_says_that_the_thread_does_not_exist(write: Writer) -> None:
     write.state.apply(Snapshot("tea", "", 0, exists=False))
     assert (write.state.exists, write.state.status) == (False, "idle")
-
-
-def test_a_terminal_event_is_an_outcome(write: Writer) -> None:
-    done = outcome_of(write("chat_done", full_response="all"))
-    failed = outcome_of(write("chat_error", error_type="turn_timeout", message="too long"), "part")
-    assert (done.ok, done.text, done.error_type) == (True, "all", "")
-    assert (failed.ok, failed.text, failed.error_type, failed.message) == (False, "part", "turn_timeout", "too long")
-
-
-@pytest.mark.parametrize(
-    ("told", "queued", "expected"),
-    [
-        ({"turn": {"request_id": "r1"}}, False, None),
-        ({}, True, None),
-        ({}, False, (False, "unknown", "")),
-        ({"exists": False}, True, (False, "unknown", "")),
-        ({"messages": ({"role": "assistant", "request_id": "r1", "content": "a"},)}, False, (True, "", "a")),
-        (
-            {"messages": ({"role": "assistant", "request_id": "r1", "content": "a", "interrupted": True},)},
-            False,
-            (False, "unknown", "a"),
-        ),
-        ({"messages": ({"role": "user", "request_id": "r1", "content": "q"},)}, True, (False, "unknown", "")),
-    ],
-)
-def test_a_snapshot_may_tell_how_a_turn_ended(
-    told: dict[str, Any], queued: bool, expected: tuple[bool, str, str] | None
-) -> None:
-    outcome = outcome_in(snapshot(**told), "r1", queued=queued)
-    assert (outcome and (outcome.ok, outcome.error_type, outcome.text)) == expected
 
 
 def item_of(line: dict[str, Any]) -> Event | Snapshot:
