@@ -25,7 +25,7 @@ from backplane.diagnosis import diagnose
 from backplane.doorbell import Doorbell
 from backplane.errors import Internal, Misconfigured, Unavailable
 from backplane.ids import ThreadRef
-from backplane.keys import Keys
+from backplane.keys import REMEMBERED, Keys
 from backplane.live import LiveChannels
 from backplane.log import Log
 from backplane.members import Members
@@ -140,7 +140,7 @@ class Backplane:
         self.redis = redis
         self.keys = Keys(settings.key_prefix, settings.partitions)
         self.traces = Traces()
-        self._slots = lru_cache(maxsize=8192)(self._slots_of)
+        self._slots = lru_cache(maxsize=REMEMBERED)(self._slots_of)
         self.live = LiveChannels(
             settings,
             servers,

@@ -20,6 +20,10 @@ def user_digest(subject: str) -> str:
     return hashlib.sha256(subject.encode()).hexdigest()
 
 
+REMEMBERED = 1024
+"""Threads whose names a process keeps, about 3 KB each: more than run at once in one. For others they are made anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionKeys:
     """What a partition owns."""
@@ -121,7 +125,7 @@ class Keys:
         token that was. TTL 31 days."""
         self.revoked = f"{prefix}:revoked"
         """channel: there is something new in `revocations`; every node listens."""
-        self.thread = lru_cache(maxsize=8192)(self._thread)
+        self.thread = lru_cache(maxsize=REMEMBERED)(self._thread)
         self.partition = lru_cache(maxsize=None)(self._partition)
 
     def tenant(self, tenant: str) -> str:

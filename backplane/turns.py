@@ -18,7 +18,7 @@ from backplane.doorbell import Ring
 from backplane.errors import EditConflict, IdempotencyConflict, QueueFull, TurnRunning
 from backplane.events import body, dumps
 from backplane.ids import ThreadRef, new_id
-from backplane.keys import ThreadKeys, split_member
+from backplane.keys import REMEMBERED, ThreadKeys, split_member
 from backplane.log import no_such_thread
 from backplane.scripts import Call
 from backplane.settings import Policy
@@ -229,7 +229,7 @@ class Turns:
         self._backplane = backplane
         self._settings = backplane.settings
         self._call = backplane.call
-        self._slim = lru_cache(maxsize=8192)(self._slim_slots)
+        self._slim = lru_cache(maxsize=REMEMBERED)(self._slim_slots)
 
     def _keys(self, ref: ThreadRef) -> ThreadKeys:
         return self._backplane.keys.thread(ref)
