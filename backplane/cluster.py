@@ -38,6 +38,8 @@ from backplane.servers import ASK_TIMEOUT, BACKOFF_BASE, BACKOFF_CAP, Servers, p
 SLOTS = 16384
 _ASK_NODES = 3
 """Nodes that are asked at once who the primaries are: the newest answer counts, and one of them may be cut off."""
+_GLANCES = 10
+"""Looks of which one asks for everything although nothing seems to have changed: a slot can move without an epoch."""
 _PASSING = (
     MovedError,
     ClusterDownError,
@@ -52,6 +54,10 @@ _PASSING = (
 """What may be over when the primaries are located again."""
 
 
+Version = tuple[bool, int]
+"""How new what a node knows is: whether it sees the Cluster as whole, and the epoch."""
+
+
 class ClusterServers(Servers):
     """The primaries of a Cluster, each with its slots."""
 
@@ -60,10 +66,15 @@ class ClusterServers(Servers):
         self._slots: list[Server | None] = [None] * SLOTS
         self._nodes: set[Server] = set(address.servers)
         """Whom to ask: those that were named, and later those that were found, replicas too."""
+        self._version: Version | None = None
+        self._glances = 0
+        self._client: ClusterClient | None = None
 
     def client(self, retries: int) -> Redis:
         """Return a client that sends each command to the primary of its key."""
-        return ClusterClient(self, retries)
+        made = ClusterClient(self, retries)
+        self._client = self._client or made
+        return made
 
     def of(self, name: bytes) -> Server | None:
         """Return the primary of the slot of a key or a channel."""
@@ -79,6 +90,32 @@ class ClusterServers(Servers):
             self._slots[slot] = server
             self.take(tuple(dict.fromkeys(owner for owner in self._slots if owner)), moved=True)
 
+    async def glance(self) -> None:
+        """Ask some primaries, on connections that are open, whether their configuration is another; then for all of it.
+
+        The answer of each node names every shard, and each process asks each second: in a large fleet that is more
+        than all else that a shard does for its processes.
+        """
+        self._glances += 1
+        if self._glances % _GLANCES == 0 or not await self._unchanged():
+            await self.locate()
+
+    async def _unchanged(self) -> bool:
+        client = self._client
+        if client is None or len(self.primaries) < _ASK_NODES:
+            return False
+
+        async def told(node: Server) -> Version:
+            info: Any = await client.at(node).execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
+            return _version(info)
+
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT):
+                versions = await asyncio.gather(*map(told, random.sample(self.primaries, _ASK_NODES)))
+        except (RedisError, OSError):
+            return False
+        return max(versions) == self._version
+
     async def _locate(self) -> None:
         nodes = list(self._nodes | set(self.address.servers))
         random.shuffle(nodes)
@@ -88,7 +125,7 @@ class ClusterServers(Servers):
             answers = await asyncio.gather(*(self._ask(node) for node in asked), return_exceptions=True)
             known = [answer for answer in answers if not isinstance(answer, BaseException)]
             if known:
-                _, found, owners = max(known, key=lambda answer: answer[0])
+                self._version, found, owners = max(known, key=lambda answer: answer[0])
                 self._nodes = found
                 changed = owners != self._slots
                 self._slots = owners
@@ -97,7 +134,7 @@ class ClusterServers(Servers):
             failed = next(answer for answer in answers if isinstance(answer, BaseException))
         raise failed if isinstance(failed, RedisError | OSError) else RedisConnectionError(repr(failed))
 
-    async def _ask(self, node: Server) -> tuple[tuple[bool, int], set[Server], list[Server | None]]:
+    async def _ask(self, node: Server) -> tuple[Version, set[Server], list[Server | None]]:
         """Return how new a node's answer is, all nodes, and who owns each slot."""
         client = plain_client(self.address, 0, host=node.host, port=node.port)
         try:
@@ -117,7 +154,11 @@ class ClusterServers(Servers):
             owners[int(first) : int(last) + 1] = [known[0]] * (int(last) - int(first) + 1)
         if not nodes:
             raise RedisConnectionError(f"the node {node} knows of no slots; is it in a Cluster yet?")
-        return (info.get("cluster_state") == "ok", int(info.get("cluster_current_epoch", 0))), nodes, owners
+        return _version(info), nodes, owners
+
+
+def _version(info: dict[str, Any]) -> Version:
+    return info.get("cluster_state") == "ok", int(info.get("cluster_current_epoch", 0))
 
 
 def _ranges(answer: Any) -> Iterable[Any]:

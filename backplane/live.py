@@ -211,13 +211,15 @@ class LiveChannels:
 
     async def _follow(self) -> None:
         """Keep looking at who the primaries are, so that nobody stays with an old one that lives on."""
+        look = self._servers.locate
         while True:
             self._doubt.clear()
             with suppress(RedisError, OSError):
-                await self._servers.locate()
+                await look()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FOLLOW):
                     await self._doubt.wait()
+            look = self._servers.locate if self._doubt.is_set() or self.deaf else self._servers.glance
             await asyncio.sleep(_FOLLOW_IN_DOUBT if self._doubt.is_set() else 0)
 
     def _route(self) -> None:

@@ -75,6 +75,14 @@ class Servers:
             self._locating.add_done_callback(_heard)
         await asyncio.shield(self._locating)
 
+    async def glance(self) -> None:
+        """Do what `locate` does where nothing hints at a change; it may take longer to notice one.
+
+        Raises:
+            redis.RedisError, OSError: as `locate`.
+        """
+        await self.locate()
+
     async def _locate(self) -> None:
         self.take(self.address.servers)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from backplane.cluster import ClusterServers
 from backplane.ids import thread_ref
 from backplane.recoverer import Recoverer
 from backplane.turns import Start
@@ -111,6 +113,33 @@ async def test_only_the_listeners_of_a_lost_shard_are_told(cluster: Cluster) -> 
         await hearing(backplane)
         offset = (await threads[1].say())[1]
         await threads[1].hears(offset)
+
+
+async def test_slots_are_asked_for_again_only_when_the_configuration_is_another(cluster: Cluster) -> None:
+    """That answer names every shard, and every process asks each second."""
+    async with opened(cluster.url, key_prefix="glance") as backplane:
+        servers = backplane.servers
+        assert isinstance(servers, ClusterServers)
+        located = Counter[str]()
+        locate = servers._locate
+
+        async def counted() -> None:
+            located["all"] += 1
+            await locate()
+
+        servers._locate = counted  # type: ignore[method-assign]
+        servers._glances = 0
+        for _ in range(3):
+            await servers.glance()
+        assert located["all"] == 0, "nothing has changed"
+        servers._version = (True, -1)
+        await servers.glance()
+        assert located["all"] == 1, "another epoch"
+        await servers.glance()
+        assert located["all"] == 1
+        servers._glances = 9
+        await servers.glance()
+        assert located["all"] == 2, "every tenth time in any case"
 
 
 async def test_a_shard_that_fails_over_stops_no_other(fragile: Cluster) -> None:
