@@ -22,6 +22,7 @@ from gateway.addresses import ADDRESS, Addresses, group, is_own
 from gateway.allowances import Allowances
 from gateway.audit import HERE, Where
 from gateway.metrics import Metrics
+from gateway.websocket import refuse_handshake
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -29,8 +30,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-REFUSALS = "websocket.http.response"
-"""ASGI's extension by which a WebSocket is refused with a status of one's own."""
 _QUIET = 10.0
 """Seconds between two lines of the log about refusals; a flood must not fill it."""
 _FREE = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -100,9 +99,6 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: RateLimited
     headers = {"retry-after": str(-(-int(error.details["retry_after_ms"]) // 1000))}
     if scope["type"] == "http":
         await JSONResponse({"ok": False, "error": error.as_dict()}, error.http_status, headers)(scope, receive, send)
-    elif REFUSALS in scope.get("extensions", {}):
+    else:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": f"{REFUSALS}.start", "status": error.http_status, "headers": raw})
-        await send({"type": f"{REFUSALS}.body", "body": b""})
-    else:  # before it is accepted, this is an answer 403
-        await send({"type": "websocket.close", "code": 1008})
+        await refuse_handshake(scope, send, error.http_status, raw)

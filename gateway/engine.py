@@ -24,7 +24,7 @@ from gateway.addresses import ADDRESS
 from gateway.asgi import AsgiWebSocket
 from gateway.connections import Connection, OverlappingPolls
 from gateway.frames import Breach
-from gateway.websocket import WEBSOCKET, HttpProtocol, Receive, Scope, Send, WebSocketProtocol
+from gateway.websocket import WEBSOCKET, HttpProtocol, Receive, Scope, Send, WebSocketProtocol, refuse_handshake
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _COMPRESSED_FROM = 1024
@@ -40,6 +40,7 @@ _ADVICE = {
     "polling_is_off": (0, "expected a WebSocket, got a poll, and this node serves none; connect by WebSocket"),
 }
 """What a client is told besides the status, with the numbers of the JavaScript server (engine.io, `Server.errors`)."""
+_UNAVAILABLE = 503
 _STOPPING = 5.0
 """Seconds that handlers of clients which have left may take when the node stops."""
 
@@ -76,6 +77,8 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
         super().__init__(async_mode="asgi", cors_allowed_origins=[], monitor_clients=False, **options)
         self.reader: Callable[[Connection, str | bytes], Awaitable[object] | None] | None = None
         """Takes messages in place of the handler `message`: returns what is to be awaited before the next, if any."""
+        self.is_leaving = False
+        """Whether new sessions are sent to another node: the answer 503, before anything of theirs has happened here."""
         self._binary = binary
         self._polling = polling
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,6 +127,9 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
         if fault is not None:
             _log.info("request_refused", reason=fault)
             await _refuse(scope, receive, send, advice=_ADVICE.get(fault))
+        elif connection is None and self.is_leaving:
+            _log.info("request_refused", reason="leaving")
+            await _send_elsewhere(scope, receive, send)
         elif connection is None:
             await self._open(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -268,6 +274,15 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
             raise Breach("frame_too_large", frames.MESSAGE_TOO_BIG)
         more = message.get("more_body", False)
     return bytes(body)
+
+
+async def _send_elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
+    # a load balancer may ask the next node in the client's name, and a client that is told comes back at once
+    if scope["type"] == "websocket":
+        await refuse_handshake(scope, send, _UNAVAILABLE)
+    else:
+        answer = PlainTextResponse("this node is stopping; connect again\n", _UNAVAILABLE, {"retry-after": "0"})
+        await answer(scope, receive, send)
 
 
 async def _refuse(

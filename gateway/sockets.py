@@ -34,9 +34,10 @@ _PATIENCE = 20.0
 """Seconds that a socket may read nothing; then it is cut, and resumes when it comes back."""
 _AWAY = 1012
 """WebSocket close code "service restart" (RFC 6455, IANA registry): clients come back by themselves."""
-_NOTICE = 0.1
-"""Part of a drain in which the node is unready and nobody is sent away yet: whoever balances the load must have seen it
-before the first client comes back, or it would send that client here again."""
+_NOTICE = 0.2
+"""Part of a drain in which the node is unready and goes on as before: whoever balances the load must have seen it before
+the first client comes back, or it would send that client here again. Until then it sends new ones here, too, and these
+are taken in like any other: they leave with the rest."""
 _WAVES = 100
 """Groups in which the transports are closed; few clients go one by one."""
 
@@ -163,8 +164,9 @@ class Sockets:
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: object) -> None:
         eio_sid = self._server.manager.eio_sid_from_sid(sid, "/")
-        if self._node.draining:
-            # a refusal in words would make the JavaScript client stay away; a lost transport lets it move on
+        if self._server.eio.is_leaving:
+            # its handshake was let in just before. A refusal in words would make the JavaScript client stay away; a lost
+            # transport lets it move on
             await self._server.cut(eio_sid, "draining", _AWAY)
             raise Refused("unavailable")
         token = auth.get("token") if isinstance(auth, dict) else None
@@ -214,10 +216,13 @@ class Sockets:
             room.remove(socket)
 
     async def drain(self, seconds: float) -> None:
-        """Close all transports, spread over some seconds, so that the other nodes are not stormed."""
-        if not self._sockets:
-            return
-        await asyncio.sleep(seconds * _NOTICE)
+        """Close all transports, spread over some seconds, so that the other nodes are not stormed.
+
+        New clients are taken in until the first one is sent away, and from then on sent to another node.
+        """
+        if self._sockets:
+            await asyncio.sleep(seconds * _NOTICE)
+        self._server.eio.is_leaving = True
         sockets = list(self._sockets.values())
         random.shuffle(sockets)
         at_once = math.ceil(len(sockets) / _WAVES)

@@ -30,7 +30,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as Frames
 from websockets.protocol import Side, State
 
-from gateway.frames import NORMAL_CLOSURE
+from gateway.frames import NORMAL_CLOSURE, POLICY_VIOLATION
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -39,6 +39,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 WEBSOCKET = "threadline.websocket"
 """The key of an ASGI scope under which the web server leaves its `WebSocketProtocol`."""
+REFUSALS = "websocket.http.response"
+"""ASGI's extension by which a WebSocket is refused with a status of one's own."""
 CLOSE_GRACE = 2.0
 """Seconds that a client has to read the close frame; then its transport is dropped."""
 
@@ -99,6 +101,15 @@ class WebSocket(Protocol):
         """Say goodbye with a code that tells the client's author why, and drop a client that does not answer."""
 
 
+async def refuse_handshake(scope: Scope, send: Send, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Refuse a handshake with a status; on a web server that cannot say one, it is 403."""
+    if REFUSALS in scope.get("extensions", {}):
+        await send({"type": f"{REFUSALS}.start", "status": status, "headers": list(headers)})
+        await send({"type": f"{REFUSALS}.body", "body": b""})
+    else:
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+
+
 def text_frame(payload: bytes) -> bytes:
     """Return a whole, unmasked WebSocket text frame (RFC 6455, section 5.2)."""
     return _framed(b"\x81", payload)
@@ -137,7 +148,7 @@ class HttpProtocol(HttpToolsProtocol):
             "raw_path": self.root_path.encode("ascii") + url.path,
             "query_string": url.query or b"",
             "subprotocols": [],
-            "extensions": {"websocket.http.response": {}},
+            "extensions": {REFUSALS: {}},
         }
         websocket = WebSocketProtocol(self.config, self.server_state, self.app_state)
         self.transport.set_protocol(websocket)

@@ -44,6 +44,8 @@ class Link:
         self.gone = asyncio.Event()
         self.reason = "closed"
         self._waiting: set[asyncio.Future[Mapping[str, Any]]] = set()
+        self._told = asyncio.Event()
+        """The gateway has let us in, or refused us."""
         self._refused: Refused | None = None
         self._sio = socketio.AsyncClient(
             reconnection=False,  # connection.py decides, and it alone
@@ -57,6 +59,7 @@ class Link:
         # Plain functions, not coroutines: frames then pass in the order in which they came.
         self._sio.on("*", lambda name, *args: on_frame(name, args[0] if args else None))
         self._sio.on("disconnect", lambda *reason: self.cut(str(reason[0]) if reason else "closed"))
+        self._sio.on("connect", self._told.set)
         self._sio.on("connect_error", self._connect_error)
 
     async def open(self, token: str | None) -> None:
@@ -75,19 +78,30 @@ class Link:
                         auth={} if token is None else {"token": token},
                         transports=["websocket"],
                         socketio_path=f"{path}/socket.io" if path else "socket.io",
-                        wait_timeout=CONNECT_TIMEOUT,
+                        wait=False,  # it would not notice when the transport ends before the answer
                     )
-        except (socketio.exceptions.SocketIOError, aiohttp.ClientError, OSError, ValueError) as error:
+                    await self._answered()
+        except Exception as error:  # the library raises what it likes about a gateway that breaks off in mid-word
             await self.close()
-            if self._refused is not None:
-                raise self._refused from None
-            raise LinkLost(f"{self.url}: {error or type(error).__name__}") from None
+            if self._refused is None:
+                raise LinkLost(f"{self.url}: {error or type(error).__name__}") from None
         except BaseException:
             await self.close()
             raise
-        if self._sio.eio.state != "connected":
+        if self._refused is not None:
+            await self.close()
+            raise self._refused
+        if self._sio.get_sid() is None or self._sio.eio.state != "connected":
             await self.close()
             raise LinkLost(f"{self.url}: the gateway closed the connection at once")
+
+    async def _answered(self) -> None:
+        """Wait until the gateway has let us in or refused us, or the transport has ended, as a node's that stops."""
+        told = asyncio.create_task(self._told.wait())
+        try:
+            await asyncio.wait({told, self._sio.eio.read_loop_task}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
 
     async def call(
         self, event: str, payload: Mapping[str, Any], *, on_answer: AnswerHandler | None = None
@@ -152,6 +166,7 @@ class Link:
 
     def _connect_error(self, data: object = None) -> None:
         # `{message: code, data: {code, message, retryable}}` when the gateway refused; else a transport's text.
+        self._told.set()
         if not isinstance(data, dict):
             return
         inside = data.get("data")

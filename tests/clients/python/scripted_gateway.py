@@ -102,7 +102,7 @@ class Deployment:
 
 
 class ScriptedGateway:
-    """One node. Set `refusals`, `deaf_to`, `on_deliver`, `refuse_connect` to make it misbehave."""
+    """One node. Set `refusals`, `deaf_to`, `on_deliver`, `refuse_connect`, `cuts_at_connect` to make it misbehave."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
@@ -116,6 +116,8 @@ class ScriptedGateway:
         self.on_deliver: Callable[[Fields], list[Fields]] = lambda event: [event]
         """What becomes of a live event: `[]` loses it, twice the same doubles it."""
         self.refuse_connect: Fields | None = None
+        self.cuts_at_connect = 0
+        """How many clients lose their transport in place of an answer to their CONNECT, as at a node that stops."""
         self.recovers = True
         self.sends_again = True
         """False: a member is never sent again what was sent to its connection, even when it asks."""
@@ -131,6 +133,9 @@ class ScriptedGateway:
         @self._sio.event  # type: ignore[untyped-decorator]
         async def connect(sid: str, environ: Fields, auth: Fields | None) -> None:
             self.tokens.append((auth or {}).get("token"))
+            if self.cuts_at_connect:
+                self.cuts_at_connect -= 1
+                self.cut()
             if self.refuse_connect is not None:
                 raise socketio.exceptions.ConnectionRefusedError(self.refuse_connect["code"], self.refuse_connect)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -20,6 +22,7 @@ from threadline_client import (
     ThreadState,
     Unauthorized,
     connect,
+    link,
 )
 
 UNAVAILABLE = {"code": "unavailable", "message": "Redis did not answer", "retryable": True}
@@ -136,6 +139,41 @@ async def test_a_node_that_only_closes_its_transport_is_left_too(pair: Pair) -> 
             event = deployment.append("tea", "r1", "text_delta", delta="x")
             (seen,) = await take(events, 1)
             assert (seen.offset, client.url) == (event["offset"], other.url)
+
+
+async def test_a_node_that_ends_the_transport_in_the_handshake_is_left_at_once(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stops while the balancer still sends clients there; nobody waits for an answer that cannot come."""
+    monkeypatch.setattr(link, "CONNECT_TIMEOUT", 3600.0)
+    deployment, one, two = pair
+    one.cuts_at_connect = 1
+    async with connect([one.url, two.url]) as client:
+        await client.thread("tea").send("How long?")
+        assert client.url == two.url
+    assert len(deployment.starts) == 1
+
+
+@pytest.mark.parametrize("said", [b"", b"\x88\x02\x03\xf4", b"\x81\x01?"], ids=["nothing", "farewell", "nonsense"])
+async def test_a_node_that_breaks_off_before_its_greeting_is_left_at_once(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """Something between the client and the gateway may have taken the handshake, and then find nobody behind it."""
+    monkeypatch.setattr(link, "CONNECT_TIMEOUT", 3600.0)
+    _, one, _ = pair
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        (key,) = [line.partition(": ")[2] for line in request.splitlines() if line.lower().startswith("sec-websocket-key")]
+        digest = base64.b64encode(hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest())
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+        writer.write(b"Sec-WebSocket-Accept: " + digest + b"\r\n\r\n" + said)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect([f"http://127.0.0.1:{port}", one.url]) as client:
+            assert client.url == one.url
 
 
 async def test_doubles_are_dropped_and_aliases_ignored(pair: Pair) -> None:
