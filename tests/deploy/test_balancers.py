@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -115,6 +117,36 @@ async def _start(url: str) -> None:
     """Start a turn as the product's client does: it connects again when its transport is lost."""
     async with connect([url], within=None) as client:
         await client.thread(f"t-{new_id()}").send("say 1 word")
+
+
+@asynccontextmanager
+async def leaving() -> AsyncIterator[str]:
+    """Serve what a gateway says that stops and that the balancer has not left out yet: ready, but take no new client."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while request := await reader.readuntil(b"\r\n\r\n"):
+                status = b"503 Service Unavailable" if b"/socket.io/" in request else b"200 OK"
+                writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@together
+async def test_a_handshake_that_a_gateway_sends_elsewhere_reaches_another_without_the_client(
+    shared: Fleet, balancer: Balancer, tmp_path: Path
+) -> None:
+    if balancer.name == "caddy":
+        pytest.skip("it repeats no request that was answered; there, clients come back by themselves")
+    await shared.heal()
+    async with leaving() as one, leaving() as other:
+        gateways = SimpleNamespace(urls=[one, other, shared.urls[0]])
+        async with balanced(balancer, cast("Fleet", gateways), tmp_path) as front:
+            for _ in range(6):
+                async with caller(front.urls[0]) as client:
+                    await client.start(f"t-{new_id()}", "say 1 word")
 
 
 @together

@@ -1,0 +1,41 @@
+import { createHash } from "node:crypto";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { expect, test } from "vitest";
+import { Link, LinkLost } from "../src/link.js";
+
+const GREETING = JSON.stringify({ sid: "a", upgrades: [], pingInterval: 25_000, pingTimeout: 20_000, maxPayload: 1e6 });
+
+/** Open a link to a node that takes the WebSocket, says `words` and ends the transport; return how that ends. */
+async function openedAt(words: string, when: "at once" | "asked to let us in"): Promise<unknown> {
+  const server = createServer().on("upgrade", (request, socket) => {
+    const magic = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    const accept = createHash("sha1").update(`${request.headers["sec-websocket-key"]}${magic}`).digest("base64");
+    socket.on("error", () => undefined);
+    socket.write(
+      "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+        `Sec-WebSocket-Accept: ${accept}\r\n\r\n`,
+    );
+    if (words) socket.write(Buffer.concat([Buffer.from([0x81, words.length]), Buffer.from(words)]));
+    if (when === "at once") socket.end();
+    else socket.once("data", () => socket.destroy());
+  });
+  await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
+  const { port } = server.address() as AddressInfo;
+  try {
+    return await Link.open(`http://127.0.0.1:${port}`, null, ["websocket"], () => undefined).catch((error) => error);
+  } finally {
+    server.close();
+  }
+}
+
+// A node that stops while the balancer still sends clients there; nobody waits for an answer that cannot come.
+test.each([
+  ["behind its greeting", `0${GREETING}`, "asked to let us in"],
+  ["before its greeting", "", "at once"],
+  ["with nonsense", "?", "at once"],
+] as const)("a node that ends the transport in the handshake, %s, is left at once", async (_, words, when) => {
+  const found = await openedAt(words, when);
+  expect(found).toBeInstanceOf(LinkLost);
+  expect(String(found)).not.toMatch(/in time|timeout/);
+});
