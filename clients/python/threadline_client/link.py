@@ -178,7 +178,7 @@ class Link:
 def _heeding_cancels() -> Iterator[None]:
     """Raise a cancellation of this task that a library kept to itself in this block.
 
-    `asyncio.wait_for` of Python 3.11, which python-socketio waits for its handshake with, drops one that comes in the
+    `asyncio.wait_for` of Python 3.11, which python-socketio and engineio wait with, drops one that comes in the
     moment of its result (https://github.com/python/cpython/issues/86296), and engineio's loops end on one as on any
     farewell. The task would go on, and whoever ends it would wait for ever.
     """
