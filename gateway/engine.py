@@ -78,7 +78,7 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
         self.reader: Callable[[Connection, str | bytes], Awaitable[object] | None] | None = None
         """Takes messages in place of the handler `message`: returns what is to be awaited before the next, if any."""
         self.is_leaving = False
-        """Whether new sessions are sent to another node: the answer 503, before anything of theirs has happened here."""
+        """Whether new sessions are sent to another node, by the answer 503 before anything of theirs has happened."""
         self._binary = binary
         self._polling = polling
         self._tasks: set[asyncio.Task[None]] = set()

@@ -35,9 +35,9 @@ _PATIENCE = 20.0
 _AWAY = 1012
 """WebSocket close code "service restart" (RFC 6455, IANA registry): clients come back by themselves."""
 _NOTICE = 0.2
-"""Part of a drain in which the node is unready and goes on as before: whoever balances the load must have seen it before
-the first client comes back, or it would send that client here again. Until then it sends new ones here, too, and these
-are taken in like any other: they leave with the rest."""
+"""Part of a drain in which the node is unready and goes on as before: whoever balances the load must have seen it
+before the first client comes back, or it would send that client here again. Until then it sends new ones here, too, and
+these are taken in like any other: they leave with the rest."""
 _WAVES = 100
 """Groups in which the transports are closed; few clients go one by one."""
 
@@ -165,8 +165,8 @@ class Sockets:
     async def _connect(self, sid: str, environ: dict[str, Any], auth: object) -> None:
         eio_sid = self._server.manager.eio_sid_from_sid(sid, "/")
         if self._server.eio.is_leaving:
-            # its handshake was let in just before. A refusal in words would make the JavaScript client stay away; a lost
-            # transport lets it move on
+            # its handshake was let in just before. A refusal in words would make the JavaScript client stay away; a
+            # lost transport lets it move on
             await self._server.cut(eio_sid, "draining", _AWAY)
             raise Refused("unavailable")
         token = auth.get("token") if isinstance(auth, dict) else None

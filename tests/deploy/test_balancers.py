@@ -121,7 +121,7 @@ async def _start(url: str) -> None:
 
 @asynccontextmanager
 async def leaving() -> AsyncIterator[str]:
-    """Serve what a gateway says that stops and that the balancer has not left out yet: ready, but take no new client."""
+    """Serve what a gateway says that stops and that the balancer has not left out yet: ready, and no new client."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):

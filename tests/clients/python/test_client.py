@@ -164,7 +164,9 @@ async def test_a_node_that_breaks_off_before_its_greeting_is_left_at_once(
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = (await reader.readuntil(b"\r\n\r\n")).decode()
-        (key,) = [line.partition(": ")[2] for line in request.splitlines() if line.lower().startswith("sec-websocket-key")]
+        (key,) = [
+            line.partition(": ")[2] for line in request.splitlines() if line.lower().startswith("sec-websocket-key")
+        ]
         digest = base64.b64encode(hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest())
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
         writer.write(b"Sec-WebSocket-Accept: " + digest + b"\r\n\r\n" + said)
