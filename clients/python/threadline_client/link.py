@@ -36,6 +36,22 @@ class LinkLost(ClientError):
     """The connection ended, or did not come about; another one may do better."""
 
 
+class _Sockets:
+    """A session that keeps the WebSocket it opened: the library forgets one that breaks off before its greeting."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.websocket: aiohttp.ClientWebSocketResponse | None = None
+        self._session = session
+
+    async def ws_connect(self, *given: Any, **options: Any) -> aiohttp.ClientWebSocketResponse:
+        """Open the WebSocket."""
+        self.websocket = await self._session.ws_connect(*given, **options)
+        return self.websocket
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
 class Link:
     """A live connection. `gone` is set once, when it ends, for whatever reason."""
 
@@ -47,12 +63,13 @@ class Link:
         self._told = asyncio.Event()
         """The gateway has let us in, or refused us."""
         self._refused: Refused | None = None
+        self._sockets = _Sockets(session)
         self._sio = socketio.AsyncClient(
             reconnection=False,  # connection.py decides, and it alone
             handle_sigint=False,  # signals belong to the program
             logger=_log,
             engineio_logger=_log,
-            http_session=session,
+            http_session=self._sockets,
             request_timeout=CLOSE_TIMEOUT,
             websocket_extra_options={"max_msg_size": MAX_FRAME, "heartbeat": PING_INTERVAL},
         )
@@ -161,8 +178,8 @@ class Link:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._sio.disconnect()
                 # engineio leaves the WebSocket open when it gave up on a silent server.
-                if self._sio.eio.ws is not None:
-                    await self._sio.eio.ws.close()
+                if self._sockets.websocket is not None:
+                    await self._sockets.websocket.close()
 
     def _connect_error(self, data: object = None) -> None:
         # `{message: code, data: {code, message, retryable}}` when the gateway refused; else a transport's text.
