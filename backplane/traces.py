@@ -151,6 +151,8 @@ class Traces:
             parent: what it belongs to; None for the current one.
             at: when it began.
         """
+        if not self.on:
+            return trace.INVALID_SPAN
         return self._tracer.start_span(name, parent, kind, about, start_time=at)
 
     @contextmanager
@@ -162,6 +164,14 @@ class Traces:
         parent: Context | None = None,
     ) -> Iterator[Span]:
         """Do the block within a span, the current one until then. Arguments as of `start`."""
+        if not self.on:
+            token = None if parent is None else context.attach(parent)
+            try:
+                yield trace.INVALID_SPAN
+            finally:
+                if token is not None:
+                    context.detach(token)
+            return
         with self._tracer.start_as_current_span(
             name, parent, kind, about, record_exception=False, set_status_on_exception=False
         ) as span:
