@@ -80,7 +80,8 @@ class Admission:
             async with self._backplane.answering():
                 await self._take_out(budgets, self._backplane.keys.thread(ref).member(request_id))
         except ThreadlineError:
-            _log.warning("a turn that has ended counts for a little longer", request_id=request_id)
+            named = {"thread_id": ref.thread_id, "request_id": request_id}
+            _log.warning("a turn that has ended counts for a little longer", **named)
 
     def _budgets(self, tenant: str, subject: str) -> list[_Budget]:
         keys, settings = self._backplane.keys, self._settings

@@ -14,6 +14,7 @@ import structlog
 
 from backplane.connection import Backplane
 from backplane.errors import ThreadlineError
+from backplane.keys import split_member
 from backplane.pipeline import Command, pipelined
 
 _log = structlog.get_logger("backplane.recoverer")
@@ -113,7 +114,9 @@ class Recoverer:
                 what = await self._backplane.turns.recover(member.decode(), grace)
                 acted += what != "none"
                 if what not in {"none", "rung"}:
-                    _log.warning("a turn was recovered", turn=member.decode(), what=what)
+                    ref, request_id = split_member(member.decode())
+                    named = {"tenant": ref.tenant, "thread_id": ref.thread_id, "request_id": request_id}
+                    _log.warning("a turn was recovered", **named, what=what)
         return acted
 
     def _ask(self, number: int, now: int) -> Command:

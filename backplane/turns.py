@@ -242,7 +242,8 @@ class Turns:
         try:
             return await self._backplane.doorbell.ring(Ring(self._keys(ref).member(request_id), subject, again))
         except (RedisError, OSError):
-            _log.warning("the doorbell could not be rung; the recoverer will ring", request_id=request_id)
+            named = {"thread_id": ref.thread_id, "request_id": request_id}
+            _log.warning("the doorbell could not be rung; the recoverer will ring", **named)
             return 0
 
     async def place(self, ref: ThreadRef, request_id: str, subject: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_a_house_imports_only_what_stands_below_it(house: str) -> None:
         name = str(path.relative_to(ROOT))
         wrong = {module for module in imports(path) & HOUSES[house] if (name, module) not in EXCEPTIONS}
         assert wrong == set(), f"{name} must not import {wrong}"
+
+
+def test_the_sdk_of_opentelemetry_stays_in_one_file() -> None:
+    """Everybody else speaks to its API, which does nothing by itself: the extra need not be installed."""
+    sdk = re.compile(r"^\s*(?:import|from) opentelemetry\.(?:sdk|exporter)", re.MULTILINE)
+    paths = [path for house in HOUSES for path in (ROOT / house).rglob("*.py") if sdk.search(path.read_text())]
+    assert paths == [ROOT / "backplane" / "traces.py"]
 
 
 def test_model_sdks_stay_under_the_agents() -> None:

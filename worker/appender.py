@@ -95,7 +95,8 @@ class Appender:
         again = []
         for (outbox, batch), answer in zip(items, answers, strict=True):
             if isinstance(answer, Exception):
-                _log.warning("an append was refused; sending it again", error=repr(answer))
+                named = {"thread_id": outbox.claim.ref.thread_id, "request_id": outbox.claim.request_id}
+                _log.warning("an append was refused; sending it again", **named, error=repr(answer))
                 again.append((outbox, batch))
             else:
                 outbox.sent(verdict(answer)[0])

@@ -11,6 +11,8 @@ import pytest
 from agents.testing import ScriptedModel, assistant_message, function_call
 from pydantic_ai.models.test import TestModel
 
+from backplane.traces import received, within
+from tests.support.spans import CALLER
 from worker import turn as contract
 from worker.agents.provider_errors import WORDS
 from worker.turn import Agent, AgentEvent, Message, ToolCall, ToolResult, Turn
@@ -52,6 +54,11 @@ def test_the_error_of_the_guide_can_be_raised() -> None:
     with pytest.raises(contract.AgentError) as caught:
         run_block(f"from worker.turn import AgentError\n{block('weather_unavailable')}")
     assert caught.value.retry_after_ms == 60_000
+
+
+def test_the_headers_of_a_trace_are_those_of_the_turn() -> None:
+    with within(received(CALLER)):
+        assert run_block(block("propagate.inject"))["headers"] == {"traceparent": CALLER}
 
 
 def test_the_agent_with_its_own_tools_can_be_made() -> None:
