@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -12,9 +11,9 @@ import httpx
 from backplane.events import Event
 from backplane.settings import Settings
 from gateway.degraded import Degraded
+from tests.gateway.agents import endless
 from tests.gateway.conftest import serving, working
 from tests.support.waiting import wait_until
-from worker.turn import Turn
 
 Make = Callable[..., Settings]
 
@@ -88,11 +87,6 @@ def test_who_comes_during_an_outage_is_told_at_once_and_who_has_gone_is_not() ->
     away.look(deaf=False, after=0.1)
     assert away.look(deaf=False, after=2) == [True]
     assert [told["active"] for told in late.told] == [True, False]
-
-
-async def endless(turn: Turn) -> AsyncIterator[str]:
-    yield "on"
-    await asyncio.Event().wait()
 
 
 async def test_sockets_and_streams_are_told_without_a_place_in_the_log(gateway_settings: Make, clients: Any) -> None:

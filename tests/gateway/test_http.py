@@ -14,22 +14,13 @@ from backplane.errors import InvalidPayload
 from backplane.settings import Settings
 from gateway.auth import mint
 from gateway.streams import cursor
+from tests.gateway.agents import count, endless
 from tests.gateway.conftest import serving, working
 from tests.support.waiting import wait_until
 from worker.turn import Turn
 
 SECRET = "a secret of at least thirty-two bytes, for tests"
 Make = Callable[..., Settings]
-
-
-async def count(turn: Turn) -> AsyncIterator[str]:
-    for number in range(int(turn.message)):
-        yield f"{number} "
-
-
-async def endless(turn: Turn) -> AsyncIterator[str]:
-    yield "on"
-    await asyncio.Event().wait()
 
 
 async def read(http: httpx.AsyncClient, url: str, until: str, **headers: str) -> list[dict[str, str]]:
@@ -93,7 +84,7 @@ async def test_a_stream_without_a_place_begins_with_a_snapshot(gateway_settings:
         await http.post("/v1/threads/t/turns", json={"message": "x"})
 
         async def talks() -> bool:
-            return ((await http.get("/v1/threads/t")).json()["turn"] or {}).get("text") == "on"
+            return ((await http.get("/v1/threads/t")).json()["turn"] or {}).get("text") == "on and on"
 
         await wait_until(talks, "it talks")
         reading = asyncio.create_task(read(http, "/v1/threads/t/events", "chat_error"))
@@ -102,7 +93,7 @@ async def test_a_stream_without_a_place_begins_with_a_snapshot(gateway_settings:
         assert cancelled.json()["cancelled"] is True
         events = await reading
         assert [event["event"] for event in events] == ["snapshot", "chat_error"]
-        assert json.loads(events[0]["data"])["turn"]["text"] == "on"
+        assert json.loads(events[0]["data"])["turn"]["text"] == "on and on"
         await wait_until(lambda: len(node.gateway.rooms) == 0, "the stream was closed with its reader")
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -13,19 +12,14 @@ from backplane.connection import Backplane
 from backplane.ids import ThreadRef, thread_ref
 from backplane.settings import Settings
 from gateway.auth import mint
+from tests.gateway.agents import endless
 from tests.gateway.conftest import Client, Clients, serving, working
 from tests.support.waiting import wait_until
-from worker.turn import Turn
 
 SECRET = "a secret of at least thirty-two bytes, for tests"
 QUICK = {"presence_interval": 0.2}
 REF = thread_ref("t")
 Make = Callable[..., Settings]
-
-
-async def endless(turn: Turn) -> AsyncIterator[str]:
-    yield "on and on"
-    await asyncio.Event().wait()
 
 
 async def watched(client: Client, connections: int) -> None:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from backplane.settings import Settings
 from gateway.auth import mint
+from tests.gateway.agents import endless
 from tests.gateway.conftest import Client, Clients, serving, working
 from tests.support.waiting import wait_until
-from worker.turn import Turn
 
 SECRET = "a secret of at least thirty-two bytes, for tests"
 Make = Callable[..., Settings]
-
-
-async def endless(turn: Turn) -> AsyncIterator[str]:
-    yield "on and on"
-    await asyncio.Event().wait()
 
 
 async def asked(client: Client, request: object) -> tuple[str, dict[str, Any]]:

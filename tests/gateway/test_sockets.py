@@ -13,22 +13,13 @@ import socketio  # type: ignore[import-untyped]  # the library has no types
 
 from backplane.settings import Settings
 from gateway.auth import mint
+from tests.gateway.agents import echo, endless
 from tests.gateway.conftest import Client, Clients, serving, working
 from tests.support.waiting import wait_until
 from worker.turn import Turn
 
 SECRET = "a secret of at least thirty-two bytes, for tests"
 Make = Callable[..., Settings]
-
-
-async def echo(turn: Turn) -> AsyncIterator[str]:
-    yield "You said: "
-    yield turn.message
-
-
-async def endless(turn: Turn) -> AsyncIterator[str]:
-    yield "on and on"
-    await asyncio.Event().wait()
 
 
 def done(client: Client, count: int = 1) -> Callable[[], bool]:

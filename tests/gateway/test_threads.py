@@ -11,21 +11,13 @@ import pytest
 
 from backplane.settings import Settings
 from gateway.auth import mint
+from tests.gateway.agents import echo, endless
 from tests.gateway.conftest import Client, Clients, serving, working
 from tests.support.waiting import wait_until
 from worker.turn import Turn
 
 SECRET = "a secret of at least thirty-two bytes, for tests"
 Make = Callable[..., Settings]
-
-
-async def echo(turn: Turn) -> AsyncIterator[str]:
-    yield f"You said: {turn.message}"
-
-
-async def endless(turn: Turn) -> AsyncIterator[str]:
-    yield "on and on"
-    await asyncio.Event().wait()
 
 
 async def talked(client: Client, thread_id: str, message: str, **fields: Any) -> dict[str, Any]:

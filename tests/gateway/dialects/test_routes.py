@@ -13,6 +13,7 @@ import pytest
 from backplane.ids import ThreadRef
 from backplane.settings import Settings
 from gateway.auth import mint
+from tests.gateway.agents import count, endless
 from tests.gateway.conftest import serving, working
 from tests.support.waiting import wait_until
 from worker.turn import AgentEvent, ToolCall, Turn
@@ -21,16 +22,6 @@ SECRET = "a secret of at least thirty-two bytes, for tests"
 Make = Callable[..., Settings]
 Frames = list[tuple[str, dict[str, Any]]]
 """The id of each frame, empty without one, and its data."""
-
-
-async def count(turn: Turn) -> AsyncIterator[str]:
-    for number in range(int(turn.message)):
-        yield f"{number} "
-
-
-async def endless(turn: Turn) -> AsyncIterator[str]:
-    yield "on"
-    await asyncio.Event().wait()
 
 
 async def asking(turn: Turn) -> AsyncIterator[str | AgentEvent]:
@@ -83,13 +74,6 @@ def types(frames: Frames) -> list[str]:
 def text(frames: Frames) -> str:
     """Return the text of either dialect."""
     return "".join(frame["delta"] for _, frame in frames if frame["type"] in {"TEXT_MESSAGE_CONTENT", "text-delta"})
-
-
-async def idle(http: httpx.AsyncClient, url: str) -> None:
-    async def over() -> bool:
-        return (await http.get(url)).json()["turn"] is None
-
-    await wait_until(over, "the turn ends")
 
 
 async def test_a_run_of_agui_by_http(gateway_settings: Make) -> None:
