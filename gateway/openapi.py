@@ -227,7 +227,7 @@ _REVOCATION: Schema = {
     "oneOf": [{"required": ["subject"]}, {"required": ["token_id"]}],
 }
 _NO_ERRORS: tuple[int, ...] = ()
-_OF_A_START = (400, 401, 404, 409, 413, 429)
+_OF_A_START = (400, 401, 404, 409, 413)
 _ONE = "/v1/threads/{thread_id}"
 OPERATIONS: tuple[Operation, ...] = (
     Operation("get", "/", "What is here; the page for a browser.", "text/plain", errors=_NO_ERRORS),
@@ -393,7 +393,7 @@ def _responses(operation: Operation) -> Schema:
     if operation.path == "/readyz":
         responses["503"] = {"description": "It does not.", "content": {media: schema}}
     error = {"application/json": {"schema": _ref("Error")}}
-    for status in (*operation.errors, 500, 503) if operation.errors else ():
+    for status in (*operation.errors, 429, 500, 503) if operation.errors else ():
         responses[str(status)] = {"description": _MEANINGS[status], "content": error}
     return responses
 
@@ -404,7 +404,7 @@ _MEANINGS = {
     404: "There is no such thread, or it is another's.",
     409: "Something else runs, or the key was used for another message.",
     413: "It is too large.",
-    429: "Too much waits, or runs; `Retry-After` says when to come back.",
+    429: "Too much waits or runs, or calls come too often; `Retry-After` says when to come back.",
     500: "A defect of the gateway.",
     503: "Redis did not answer; nothing was acknowledged.",
 }

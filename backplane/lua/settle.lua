@@ -10,7 +10,8 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local left, at = string.match(redis.call('GET', KEYS[1]) or '', '^(-?[%d.]+) (%d+)$')
 left = tonumber(left or '') or most
 at = tonumber(at or '') or now - tonumber(ARGV[4])
-left = math.min(most, left + math.max(0, now - at) * rate - calls)
+-- no debt is greater than what a thousand nodes let pass at once: nothing wrong in it shuts anybody out for days
+left = math.max(-1000 * most, math.min(most, left + math.max(0, now - at) * rate - calls))
 local text = string.format('%.3f', left)
 -- gone when it is full again; an hour at most, so that nothing wrong in it lasts
 local kept = math.min(3600000, math.max(tonumber(ARGV[5]), math.ceil((most - left) / rate)))

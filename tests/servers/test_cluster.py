@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from backplane.allowances import Spent
 from backplane.cluster import ClusterServers
 from backplane.ids import thread_ref
 from backplane.recoverer import Recoverer
@@ -53,6 +54,17 @@ async def test_threads_on_every_shard_run_from_their_start_to_their_end(cluster:
         assert [page.top for page in pages if page is not None] == [3] * cluster.SHARDS
         for thread in threads:
             assert (await other.turns.cancel(thread.ref, "ann")).cancelled
+
+
+async def test_calls_are_counted_on_every_shard_and_by_one_round_trip_to_each(cluster: Cluster) -> None:
+    """The limits of calls of many users at once, told by one node and heard by another."""
+    async with opened(cluster.url, key_prefix="calls") as one, opened(cluster.url, key_prefix="calls") as two:
+        keys = [one.keys.user_calls("default", f"user {number}") for number in range(30)]
+        assert {await cluster.owner(key) for key in keys} == set(cluster.primaries)
+        spent = [Spent(key, 4, 0.0, 0.001, 10) for key in keys]
+        for backplane, left in ((one, 6), (two, 2)):
+            told = await backplane.allowances.settle(spent)
+            assert [round(rest) for rest in told if rest is not None] == [left] * len(keys)
 
 
 async def test_the_line_the_budgets_and_the_recoverer_cross_no_slot(cluster: Cluster) -> None:
