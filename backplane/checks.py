@@ -104,7 +104,7 @@ def _worst(found: list[tuple[Seen, Finding]]) -> Finding:
         return finding
     if finding.level != "ok":
         return replace(finding, text=f"{one.server}: {finding.text}")
-    return replace(finding, text=f"{finding.text} (the first of {len(found)} primaries, and all is well at each)")
+    return replace(finding, text=f"{finding.text} (and well at {len(found) - 1} more)")
 
 
 async def _look(server: str, redis: Redis, address: Address, prefix: str) -> Seen:
@@ -142,8 +142,8 @@ def _refused(error: ThreadlineError) -> tuple[str, str]:
     if isinstance(cause, ResponseError):
         told = f"the server refuses: {cause}"
         return told, _ACL if "NOPERM" in str(cause) or "ermission" in str(cause) else "see the log of that server"
-    if "NOPERM" in error.message:
-        return error.message, _ACL
+    if trouble := error.details.get("trouble"):
+        return f"the live path: {trouble}", _ACL if "NOPERM" in trouble else "see the log of that server"
     return error.message, "see that the server runs and is not overloaded, and ask again"
 
 

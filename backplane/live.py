@@ -104,7 +104,8 @@ class LiveChannels:
             await self.__aexit__(None, None, None)
             raise Unavailable(
                 f"the live path gave no sound{trouble and f' ({trouble})'}: SPUBLISH and SSUBSCRIBE need Redis 7 or "
-                "Valkey; check the address, the version and the ACL with `threadline doctor`"
+                "Valkey; check the address, the version and the ACL with `threadline doctor`",
+                trouble=trouble,
             ) from None
         return self
 

@@ -378,8 +378,10 @@ def doctor(url: Urls = None, redis_url: RedisUrl = None, as_json: Json = False) 
     Exit code 1 when something is wrong (FAIL); 0 when all is well, or could be better (warn).
     """
     settings = _settings(url=_addresses(url), redis_url=redis_url)
+    from backplane.logs import configure
     from cli.doctor import examine, report, with_local_store
 
+    configure(settings)  # to standard error: on the other one, machines read the report
     if not report(asyncio.run(examine(with_local_store(settings))), sys.stdout, as_json=as_json):
         raise typer.Exit(EXIT_FAILED)
 

@@ -89,7 +89,7 @@ async def test_a_primary_behind_sentinels_is_looked_at(watched: Watched) -> None
 async def test_every_primary_of_a_cluster_is_looked_at(cluster: Cluster) -> None:
     found = await found_at(cluster.url)
     assert {name for name, finding in found.items() if not finding.ok} == {"persistence", "replicas"}
-    assert "the first of 3 primaries" in found["version"].text
+    assert "and well at 2 more" in found["version"].text
     worst = cluster.primaries[2]
     await worst.redis.config_set("timeout", 300)
     try:
