@@ -140,3 +140,22 @@ async def test_a_relaxed_canary_pauses_for_longer_while_it_is_heard_alone(settin
         await wait_until(lambda: path.deaf, "the connection is lost")
         await wait_until(lambda: not path.deaf, "it sings anew, and is heard")
         assert path._sung > sung
+
+
+async def test_a_relaxed_canary_that_is_not_heard_does_not_wait_for_its_long_pause(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backplane.live.RELAXED", 1_000_000)
+    songs: list[str] = []
+    publish = Backplane._publish
+
+    async def failing_at_first(self: Backplane, channel: str, message: bytes) -> None:
+        songs.append(channel)
+        if len(songs) == 1:
+            raise Unavailable("not now")
+        await publish(self, channel, message)
+
+    monkeypatch.setattr(Backplane, "_publish", failing_at_first)
+    async with Backplane.open(settings(canary_interval=0.05), relaxed=True) as backplane:
+        assert not backplane.live.deaf
+    assert len(songs) == 2
