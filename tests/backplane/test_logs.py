@@ -13,6 +13,8 @@ import structlog
 
 from backplane import logs
 from backplane.settings import Settings
+from backplane.traces import received, within
+from tests.support.spans import CALLER, CALLER_ID, TRACE_ID
 
 
 class Clock:
@@ -82,6 +84,17 @@ def test_json_is_for_machines(start: Start) -> None:
     assert (own["level"], own["logger"]) == ("info", "gateway")
     assert own["timestamp"].endswith("Z")
     assert (foreign["event"], foreign["level"], foreign["logger"]) == ("x is odd", "warning", "some.library")
+
+
+def test_lines_within_a_span_name_its_trace_those_of_libraries_too(start: Start) -> None:
+    text, _ = start(log_format="json")
+    with within(received(CALLER)):
+        structlog.get_logger("gateway").info("own")
+        logging.getLogger("library").warning("foreign")
+    structlog.get_logger("gateway").info("outside")
+    own, foreign, outside = (json.loads(line) for line in lines(text))
+    assert (own["trace_id"], own["span_id"]) == (foreign["trace_id"], foreign["span_id"]) == (TRACE_ID, CALLER_ID)
+    assert "trace_id" not in outside
 
 
 FORGERIES = ["a\nCRITICAL root", "a\r\nb", "\x1b[2Jx", "\x9b31m", "\u2028x", "\u202ex", "\x00", "\x07", "\ud800"]

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from backplane.connection import Backplane
-from backplane.ids import thread_ref
+from backplane.errors import Unavailable
+from backplane.ids import ThreadRef, thread_ref
 from backplane.settings import Settings
 from backplane.traces import received, within
 from backplane.turns import Start
@@ -99,6 +100,26 @@ async def test_a_turn_that_is_in_no_trace_leaves_no_span(thread: Traced) -> None
     assert deliveries is not None
     await wait_until(lambda: not deliveries._telling, "nothing is under way")
     assert thread.spans.named("deliver") == []
+
+
+async def test_a_redis_that_is_away_costs_the_span_and_nothing_else(
+    thread: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def away(ref: ThreadRef, request_id: str) -> str:
+        asked.append(request_id)
+        raise Unavailable("Redis did not answer")
+
+    member = await watched(thread)
+    monkeypatch.setattr(thread.backplane.turns, "trace", away)
+    deliveries = thread.room._deliveries
+    assert deliveries is not None
+    await thread.finish()
+    await wait_until(lambda: asked != [] and not deliveries._telling, "the span is given up")
+    assert asked == [thread.claim.request_id]
+    assert thread.spans.named("deliver") == []
+    assert (member.events[-1].name, member.lost) == ("chat_done", [])
 
 
 async def test_where_nothing_is_traced_nothing_is_followed(backplane: Backplane) -> None:
