@@ -14,7 +14,6 @@ import typer
 from typer.core import TyperGroup
 
 from backplane.errors import Misconfigured, ThreadlineError
-from threadline_client import ClientError
 
 if TYPE_CHECKING:
     from backplane.settings import Settings
@@ -36,11 +35,17 @@ class Verbs(TyperGroup):
         except Misconfigured as error:
             _complain(error)
             raise typer.Exit(EXIT_USAGE) from None
-        except (ThreadlineError, ClientError) as error:
+        except _expected() as error:
             _complain(error)
             raise typer.Exit(EXIT_FAILED) from None
         except KeyboardInterrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    # a gateway and a worker never load the client, which brings aiohttp: half of a worker's start
+    client = sys.modules.get("threadline_client")
+    return (ThreadlineError,) if client is None else (ThreadlineError, client.ClientError)
 
 
 app = typer.Typer(

@@ -124,7 +124,8 @@ class Watcher:
         if answer["recovered"] and answer["offset"] > self.last:
             self._tally.lost += answer["offset"] - self.last
         self._tally.told += answer["recovered"] is False
-        self.epoch, self.last = answer["epoch"], answer["offset"]
+        # what followed the answer in the same read has been counted already
+        self.epoch, self.last = answer["epoch"], max(self.last, answer["offset"])
         self.frames_to_join = self.frames
 
     def drop(self) -> None:
@@ -279,7 +280,8 @@ class Watcher:
         if place < 0 or b":" in payload[4 : payload.find(b'"', 4)]:
             return
         offset = int(payload[place + 9 : payload.find(b",", place)])
-        if offset != self.last + 1 and self.joined:
+        # behind a cursor nothing may be missing; without one it begins where it is told to
+        if offset != self.last + 1 and (self.joined or self.epoch is not None):
             self._jump(offset, payload)
         self.last = max(self.last, offset)
 

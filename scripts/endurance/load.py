@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from backplane.ids import new_id
+from scripts.endurance.crowd import Crowd, judged
+from scripts.endurance.lean import LeanWatcher
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
 from tests.fleet.watcher import Watcher
@@ -15,12 +17,16 @@ from threadline_client.errors import ClientError
 
 PATIENCE = 60.0
 """Seconds that anything may take before it counts as never."""
-_PACE = 20.0
+PACE = 20.0
 """Milliseconds between two words: about what a model takes."""
+_LONGEST = 14.4
+"""Seconds of a long answer: more than the 10 that a worker has to end its turns when it stops."""
 _WORTH_KEEPING = 0.1
 """Seconds: shorter silences, and quicker answers to a start, are nothing that a person notices."""
 _LONG = 0.15
 """How often an answer is a long one."""
+_ARRIVALS = 20
+"""Threads that begin in a second, in the beginning."""
 _JOIN, _CANCEL, _MOVE = 0.3, 0.1, 0.2
 """How often, in mixed load, a turn sees a client join and leave, is cancelled, and makes a client move."""
 
@@ -33,8 +39,10 @@ class Shape:
         clients: threads that are talked in at once.
         watchers: clients that follow each of them, at least.
         turns: of one thread; then another one begins.
-        words: of an answer; some are twelve times as long, so that they outlast the grace of a worker that stops.
+        words: of an answer; some last longer than the grace of a worker that stops, so that it hands them back.
         mixed: whether clients join, leave and move, and turns are cancelled, too.
+        counting: further clients that follow each thread, and check where each event belongs without keeping it.
+        pace: milliseconds between two words of an answer.
     """
 
     clients: int = 20
@@ -42,6 +50,13 @@ class Shape:
     turns: int = 4
     words: int = 60
     mixed: bool = False
+    counting: int = 0
+    pace: float = PACE
+
+    @property
+    def long(self) -> int:
+        """The words of a long answer."""
+        return max(self.words, round(_LONGEST * 1000 / self.pace))
 
 
 @dataclass(slots=True)
@@ -51,6 +66,8 @@ class Noticed:
     threads: int = 0
     turns: int = 0
     events: int = 0
+    frames: int = 0
+    """Frames that clients were sent, as far as they count."""
     reconnects: int = 0
     handed_on: int = 0
     """Turns that went on in another worker."""
@@ -78,13 +95,17 @@ class Load:
     Args:
         fleet: whose `urls` they go to: its gateways, or a load balancer's one address.
         shape: how much.
+        crowd: where its clients that only count are.
     """
 
-    def __init__(self, fleet: Fleet, shape: Shape) -> None:
+    def __init__(self, fleet: Fleet, shape: Shape, crowd: Crowd | None = None) -> None:
+        self._crowd = crowd
         self.noticed = Noticed()
         self._fleet = fleet
         self._shape = shape
         self._stopping = asyncio.Event()
+        self._silent = shape.clients
+        self._all_talk = asyncio.Event()
         self._talks: set[Conversation] = set()
 
     @property
@@ -101,6 +122,10 @@ class Load:
         """Return the longest time that a start took which was acknowledged within a span."""
         return max((long for at, long in self.noticed.starts if begin <= at <= end), default=0.0)
 
+    async def talking(self) -> None:
+        """Wait until each thread has begun its first turn."""
+        await self._all_talk.wait()
+
     def stop(self) -> None:
         """Begin no more turns; `run` returns when all threads have come to rest."""
         self._stopping.set()
@@ -113,15 +138,18 @@ class Load:
         return self.noticed
 
     async def _talk(self, chance: random.Random) -> None:
-        await asyncio.sleep(chance.random())  # so that they do not all speak at once
+        # so that they do not all speak at once
+        await asyncio.sleep(chance.random() * max(1.0, self._shape.clients / _ARRIVALS))
         while not self._stopping.is_set():
-            talk = Conversation(self._fleet, f"t-{new_id()}", patience=PATIENCE)
+            talk = Conversation(self._fleet, f"t-{new_id()}", patience=PATIENCE, watching=LeanWatcher)
             self._talks.add(talk)
             try:
                 async with talk:
                     for number in range(self._shape.turns):
                         if not self._stopping.is_set():
                             await self._turn(talk, number, chance)
+                if self._crowd is not None and talk.acknowledged:
+                    await self._dismiss(self._crowd, talk)
             except (AssertionError, TimeoutError, ClientError) as error:
                 self.noticed.wrong.append(f"{talk.thread_id}: {error or type(error).__name__}")
                 await asyncio.sleep(1)
@@ -129,19 +157,28 @@ class Load:
             await self._count(talk)
 
     async def _turn(self, talk: Conversation, number: int, chance: random.Random) -> None:
-        words = self._shape.words * (12 if chance.random() < _LONG else 1)
+        shape = self._shape
+        words = shape.long if chance.random() < _LONG else shape.words
         node = chance.randrange(len(self._fleet.urls))
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        turn = await talk.say(f"say {words} words", node=node, pace=_PACE)
+        turn = await talk.say(f"say {words} words", node=node, pace=shape.pace)
         self._note(self.noticed.starts, loop.time(), begun)
-        while len(talk.watchers) < self._shape.watchers:
+        self._began(talk)
+        if self._crowd is not None and len(talk.acknowledged) == 1:
+            await self._crowd.follow(talk.thread_id, talk.acknowledged[0].epoch, shape.counting)
+        while len(talk.watchers) < shape.watchers:
             await talk.watch(len(talk.watchers) % len(self._fleet.urls))
         expected = "chat_done"
-        if self._shape.mixed:
+        if shape.mixed:
             expected = await self._mix(talk, turn, chance)
         end = await talk.ended(turn, PATIENCE)
         assert end["event"] == expected, f"turn {number} was to end with {expected}, got {end}"
+
+    def _began(self, talk: Conversation) -> None:
+        self._silent -= len(talk.acknowledged) == 1
+        if self._silent <= 0:
+            self._all_talk.set()
 
     async def _mix(self, talk: Conversation, turn: str, chance: random.Random) -> str:
         """Do in the middle of a turn what people do; return how it is to end."""
@@ -155,6 +192,13 @@ class Load:
             answer = await talk.cancel(turn, node=chance.randrange(len(self._fleet.urls)))
             return "chat_error" if answer.get("cancelled") else "chat_done"  # it may have ended meanwhile
         return "chat_done"
+
+    async def _dismiss(self, crowd: Crowd, talk: Conversation) -> None:
+        """Ask those who count whether they have seen it all."""
+        counted = await crowd.leave(talk.thread_id, (await talk.log())[-1].offset)
+        self.noticed.wrong += judged(talk.thread_id, self._shape.counting, counted)
+        self.noticed.reconnects += counted["closed"]
+        self.noticed.frames += counted["frames"]
 
     @staticmethod
     def _note(where: list[tuple[float, float]], now: float, begun: float) -> None:
@@ -170,6 +214,7 @@ class Load:
         noticed.handed_on += sum(entry.name == "turn_restarted" for entry in log)
         noticed.reconnects += _reconnects(talk)
         for watcher in talk.watchers:
+            noticed.frames += len(watcher.frames)
             noticed.silences += silences(watcher)
 
 

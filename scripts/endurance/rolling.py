@@ -1,18 +1,12 @@
-"""Row 24: every gateway and every worker is restarted under load, one after the other, behind a load balancer."""
+"""Row 24 on the command line: a rolling restart, its table, and its figures in docs/reliability.md."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import signal
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,111 +14,15 @@ from rich.table import Table
 
 from scripts.benchmark.peers import loop_factory
 from scripts.benchmark.processes import raise_open_files_limit
-from scripts.endurance.latency import Histograms, quantile
-from scripts.endurance.load import PATIENCE, Load, Noticed, Shape
-from tests.deploy.balancers import BALANCERS, balanced
-from tests.fleet.fleet import Fleet, Member
+from scripts.endurance import report
+from scripts.endurance.load import PACE, Shape
+from scripts.endurance.restarts import Outcome, needs, roll
+from scripts.faultsuite import record
 
-GATEWAYS, WORKERS = 3, 2
-_SETTINGS = {"calls_per_second": 1000, "calls_burst": 1000}
-"""On top of the product's defaults: the load comes from few sockets."""
-_HEAD = ("restarted", "round", "had ended", "ready again", "reconnects", "longest silence", "slowest start")
+_HEAD = ("restarted", "round", "ended", "ready", "reconnects", "handed back", "silence", "start", "p99")
+_FULL = 2
+"""Clients of a thread that keep every word. Each costs several times as much as one that counts."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """One member, and what clients noticed from its SIGTERM until the next one's. Times in seconds."""
-
-    name: str
-    round: int
-    ended: float
-    ready: float
-    reconnects: int
-    silence: float
-    start: float
-
-    def line(self) -> tuple[str, ...]:
-        """Return it as a line of the table."""
-        times = (self.ended, self.ready, self.silence, self.start)
-        ended, ready, silence, start = (f"{seconds:.2f} s" if seconds else "-" for seconds in times)
-        return (self.name, str(self.round), ended, ready, str(self.reconnects), silence, start)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a run."""
-
-    restarts: Sequence[Restart]
-    noticed: Noticed
-    p99: float
-    """From append to socket, in seconds; NaN when nothing was counted."""
-
-    def summary(self) -> str:
-        """Return it in one sentence."""
-        seen = self.noticed
-        p99 = "not counted" if math.isnan(self.p99) else f"{self.p99 * 1000:.0f} ms"
-        return (
-            f"{len(self.restarts)} restarts: {seen.threads} threads, {seen.turns} turns, {seen.events} events, "
-            f"{seen.handed_on} turns handed on, {seen.reconnects} reconnects; append to socket p99 {p99}; "
-            f"{len(seen.wrong)} things wrong"
-        )
-
-
-def needs() -> str | None:
-    """Return why this cannot run here; None when it can."""
-    return None if BALANCERS[0].path else "haproxy is not installed (Debian: apt-get install haproxy)"
-
-
-@asynccontextmanager
-async def _fleet(folder: Path, told: Callable[[str], None]) -> AsyncIterator[tuple[Fleet, Fleet]]:
-    """Start a fleet; yield it as it is, and as it looks from in front of HAProxy."""
-    async with (
-        Fleet(folder / "fleet", GATEWAYS, WORKERS, _SETTINGS, base={}) as fleet,
-        balanced(BALANCERS[0], fleet, folder) as front,
-    ):
-        told(f"{GATEWAYS} gateways and {WORKERS} workers behind HAProxy")
-        yield fleet, cast("Fleet", front)
-
-
-async def roll(shape: Shape, rounds: int, told: Callable[[str], None] = lambda line: None) -> Outcome:
-    """Restart every member under load, so many times, and hold every thread up to the invariants."""
-    restarts: list[Restart] = []
-    with tempfile.TemporaryDirectory(prefix="rolling-") as folder:
-        async with _fleet(Path(folder), told) as (fleet, front):
-            load, histograms = Load(front, shape), Histograms(fleet)
-            async with asyncio.TaskGroup() as group:
-                looking = group.create_task(histograms.keep_looking())
-                running = group.create_task(load.run())
-                await asyncio.sleep(2)  # everybody talks
-                try:
-                    for number, member in product(range(1, rounds + 1), fleet.members):
-                        restarts.append(await restart(member, number, load))
-                        told(" · ".join(restarts[-1].line()))
-                except (AssertionError, TimeoutError) as error:  # the others are whole, and their threads come to rest
-                    load.noticed.wrong.append(f"{member.name}: {error or 'it goes on behind its SIGTERM'}")
-                load.stop()
-                noticed = await running
-                looking.cancel()
-            p99 = quantile(await histograms.look(), 0.99)
-    return Outcome(restarts, noticed, p99)
-
-
-async def restart(member: Member, number: int, load: Load) -> Restart:
-    """Stop one member by SIGTERM, and start it anew; its clients have two seconds more to notice."""
-    loop = asyncio.get_running_loop()
-    reconnects, begun = load.reconnects, loop.time()
-    member.signal(signal.SIGTERM)
-    code = await member.ended(PATIENCE)
-    assert code == 0, f"expected {member.name} to stop in order, got exit code {code}; it said:\n{member.said[-2000:]}"
-    ended = loop.time()
-    await member.start()
-    await member.ready()
-    ready = loop.time()
-    await asyncio.sleep(2)
-    now = loop.time()
-    silence, start = load.longest_silence(begun, now), load.slowest_start(begun, now)
-    return Restart(member.name, number, ended - begun, ready - ended, load.reconnects - reconnects, silence, start)
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -143,9 +41,17 @@ def show(outcome: Outcome, console: Console) -> None:
 @app.command()
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often every member is restarted.")] = 1,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Go round and round for so long, in place of --rounds.")
+    ] = None,
     clients: Annotated[int, typer.Option(min=1, help="Threads that are talked in at once.")] = 20,
-    watchers: Annotated[int, typer.Option(min=1, help="Clients that follow each thread.")] = 2,
+    watchers: Annotated[
+        int, typer.Option(min=1, help="Clients that follow each thread: two keep every word, the others count.")
+    ] = 2,
     turns: Annotated[int, typer.Option(min=1, help="Turns of a thread; then another one begins.")] = 4,
+    pace: Annotated[float, typer.Option(min=1, help="Milliseconds between two words of an answer.")] = PACE,
+    output: Annotated[Path, typer.Option(help="Folder for rolling.json.")] = Path(".threadline"),
+    write_docs: Annotated[bool, typer.Option("--write-docs", help="Put the figures into docs/reliability.md.")] = False,
 ) -> None:
     """Restart every gateway and every worker of a fleet behind HAProxy under load, and see that nothing is lost."""
     if (why := needs()) is not None:
@@ -153,10 +59,18 @@ def main(
         return
     raise_open_files_limit()
     console = Console(soft_wrap=True)
-    shape = Shape(clients, watchers, turns)
+    full = min(watchers, _FULL)
+    shape = Shape(clients, full, turns, counting=watchers - full, pace=pace)
+    limit = (sys.maxsize, minutes * 60) if minutes else (rounds, math.inf)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        outcome = runner.run(roll(shape, rounds, lambda line: console.print(line, markup=False, highlight=False)))
+        outcome = runner.run(
+            roll(shape, limit[0], lambda line: console.print(line, markup=False, highlight=False), limit[1])
+        )
     show(outcome, console)
+    output.mkdir(parents=True, exist_ok=True)
+    record.write(report.kept(outcome, shape), output / "rolling.json")
+    if write_docs:
+        report.write(report.kept(outcome, shape))
     if outcome.noticed.wrong:
         raise typer.Exit(1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scripts.endurance.load import Shape
-from scripts.endurance.rolling import needs, roll
+from scripts.endurance.restarts import needs, roll
 from scripts.faultsuite.case import Case, Settled
 from tests.fleet.fleet import Fleet
 

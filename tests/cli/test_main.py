@@ -159,3 +159,24 @@ def test_a_revocation_must_name_whose_tokens_or_which_one() -> None:
         code, out, complaint = run("revoke", *asked)
         assert (code, out) == (2, "")
         assert "expected a subject or --token-id" in complaint
+
+
+def test_a_worker_starts_without_what_only_clients_and_gateways_need() -> None:
+    """A restart under load takes processor time from those who serve meanwhile; these were more than a third of it."""
+    loaded = "import sys, cli.main, worker.runtime, worker.agents.demo; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert not {"aiohttp", "socketio", "threadline_client", "starlette", "uvicorn", "openai"} & set(said.split())
+
+
+def test_an_error_of_the_client_is_one_plain_line_although_it_is_loaded_late() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.main", "threads", "--url", "http://127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"COLUMNS": "300"},
+    )
+    assert done.returncode == 1
+    assert "no gateway answered" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -34,9 +34,18 @@ class Conversation:
         thread_id: a thread that does not exist yet.
         checked: whether leaving it checks; without, `violations` says what is wrong.
         patience: seconds that a start may take, and the thread until it is idle.
+        watching: what its watchers are.
     """
 
-    def __init__(self, fleet: Fleet, thread_id: str, *, checked: bool = True, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        thread_id: str,
+        *,
+        checked: bool = True,
+        patience: float = PATIENCE,
+        watching: type[Watcher] = Watcher,
+    ) -> None:
         self.thread_id = thread_id
         self.watchers: list[Watcher] = []
         """The n-th begins at the n-th node, and moves on to those behind it."""
@@ -44,6 +53,7 @@ class Conversation:
         self._fleet = fleet
         self._checked = checked
         self._patience = patience
+        self._watching = watching
         self._losses_told = False
         self._trimmed: list[Entry] = []
         self._stack = contextlib.AsyncExitStack()
@@ -70,7 +80,7 @@ class Conversation:
         # behind a restart of the store the log goes on in another epoch: a cursor is of the epoch that its event was of
         began = [str(entry.fields["epoch"]) for entry in await self.log() if entry.offset == after]
         epoch = began[0] if began else self.acknowledged[-1].epoch
-        watcher = Watcher(self._order(node), self.thread_id, epoch, f"client {len(self.watchers)}", after=after)
+        watcher = self._watching(self._order(node), self.thread_id, epoch, f"client {len(self.watchers)}", after=after)
         self.watchers.append(watcher)
         return await self._stack.enter_async_context(watcher)
 
