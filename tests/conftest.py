@@ -22,8 +22,9 @@ REAL, FAKE = "valkey", "fakeredis"
 
 
 LONG = (
-    "clients/typescript", "deploy/test_balancers.py", "javascript", "page", "processes/test_faults.py",
-    "processes/test_teeth.py", "processes/test_traces.py", "processes/test_upgrade.py", "servers", "threats",
+    "clients/typescript", "deploy/test_balancers.py", "deploy/test_prometheus.py", "javascript", "page",
+    "processes/test_faults.py", "processes/test_teeth.py", "processes/test_traces.py", "processes/test_upgrade.py",
+    "servers", "threats",
 )  # fmt: skip
 """What `scripts/test` leaves to `scripts/test --long`, so that a change is judged within minutes."""
 
