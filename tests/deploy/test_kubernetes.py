@@ -129,3 +129,59 @@ def test_the_certificates_for_redis_are_where_the_url_names_them(tmp_path: Path)
         assert f"ssl_ca_certs={mount['mountPath']}/ca.pem" in (component / "kustomization.yaml").read_text()
         assert pod["volumes"][0]["secret"]["defaultMode"] == 0o440
         assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+
+
+def policies(text: str) -> list[dict[str, Any]]:
+    return [found for found in read_all(text) if found["kind"] == "NetworkPolicy"]
+
+
+def test_every_pod_is_shut_but_for_what_it_needs(manifests: str) -> None:
+    for deployment in deployments(manifests):
+        template = deployment["spec"]["template"]
+        labels, (container,) = template["metadata"]["labels"].items(), template["spec"]["containers"]
+        (policy,) = (one for one in policies(manifests) if one["spec"]["podSelector"]["matchLabels"].items() <= labels)
+        assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+        let_in = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+        assert let_in == {port["name"] for port in container["ports"]}, "its own ports, by their names"
+        out = {(port["port"], port["protocol"]) for rule in policy["spec"]["egress"] for port in rule["ports"]}
+        assert {(53, "UDP"), (53, "TCP"), (6379, "TCP"), (26379, "TCP"), (443, "TCP")} <= out
+
+
+def test_probes_answer_in_time_and_kill_nobody_in_a_hurry(manifests: str) -> None:
+    for deployment in deployments(manifests):
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        probes = {name: container[name] for name in container if name.endswith("Probe")}
+        ports = {port["name"] for port in container["ports"]}
+        for name, probe in probes.items():
+            assert probe["httpGet"]["port"] in ports
+            assert probe["timeoutSeconds"] <= max(probe["periodSeconds"], 2), name
+        patience = probes["livenessProbe"]["periodSeconds"] * probes["livenessProbe"]["failureThreshold"]
+        assert patience >= 30, "a pause of some seconds must not become a restart of everything"
+        if "readinessProbe" in probes:
+            ready = probes["readinessProbe"]
+            assert ready["periodSeconds"] * ready["failureThreshold"] <= 2, "nobody is sent to a gateway that says no"
+
+
+def test_a_rollout_takes_nobody_away_before_another_is_there(manifests: str) -> None:
+    budgets = {found["metadata"]["name"] for found in read_all(manifests) if found["kind"] == "PodDisruptionBudget"}
+    for deployment in deployments(manifests):
+        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        assert deployment["metadata"]["name"] in budgets
+        assert deployment["spec"].get("replicas", 2) >= 2
+
+
+def test_what_is_routed_and_scaled_is_there(manifests: str) -> None:
+    found = {(each["kind"], each["metadata"]["name"]): each for each in read_all(manifests)}
+    for (kind, _), each in found.items():
+        if kind in {"HorizontalPodAutoscaler", "ScaledObject"}:
+            target = each["spec"]["scaleTargetRef"]
+            assert (target.get("kind", "Deployment"), target["name"]) in found
+        if kind == "Ingress":
+            for path in each["spec"]["rules"][0]["http"]["paths"]:
+                service = path["backend"]["service"]
+                ports = found["Service", service["name"]]["spec"]["ports"]
+                assert service["port"]["name"] in {port["name"] for port in ports}
+        if kind == "PodMonitor":
+            scraped = {point["port"] for point in each["spec"]["podMetricsEndpoints"]}
+            pods = [one["spec"]["template"]["spec"]["containers"][0] for one in deployments(manifests)]
+            assert scraped == {port["name"] for pod in pods for port in pod["ports"]}

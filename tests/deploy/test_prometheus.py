@@ -103,7 +103,7 @@ async def prometheus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 async def _all_up(running: Prometheus, count: int) -> None:
     async def up() -> bool:
-        found = (await running.ask("targets")).get("activeTargets", [])
+        found: list[dict[str, Any]] = (await running.ask("targets")).get("activeTargets", [])
         return sum(target["health"] == "up" for target in found) == count
 
     await wait_until(up, "every gateway and worker is scraped", seconds=30)

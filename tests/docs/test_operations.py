@@ -33,7 +33,7 @@ BY_HAND = {
         "python3 -m venv /opt/threadline", "/opt/threadline/bin/pip ", "cat >", "rm -f /etc/nginx/", "nginx -t",
         "THREADLINE_BIND=", "redis-cli ",
     ),
-    "a build": ("scripts/setup", "scripts/page", ".venv/bin/python -m pip wheel ", "pip install "),
+    "a build": ("scripts/setup", "scripts/page", ".venv/bin/python -m pip wheel "),
 }  # fmt: skip
 """What a command needs that a test does not have: how it begins. deploy/README.md says how these were tried."""
 
