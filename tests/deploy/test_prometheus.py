@@ -104,7 +104,7 @@ async def prometheus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 async def _all_up(running: Prometheus, count: int) -> None:
     async def up() -> bool:
         found: list[dict[str, Any]] = (await running.ask("targets")).get("activeTargets", [])
-        return sum(target["health"] == "up" for target in found) == count
+        return [target["health"] for target in found] == ["up"] * count
 
     await wait_until(up, "every gateway and worker is scraped", seconds=30)
 
