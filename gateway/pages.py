@@ -13,6 +13,8 @@ from backplane.log import Page
 _KEPT = 0.25
 """Seconds for which a reading is kept for the next who ask for the same. A thousand who come back with one cursor take
 about half a second; what is kept of many logs stays as little as what is read of them at once."""
+_MOST_KEPT = 2 * 1024 * 1024
+"""Bytes of readings that are kept so. Without it, whoever resumes through 20 MB has all of it kept."""
 _Asked = tuple[str, str, int]
 _Reading = asyncio.Task[tuple[Page, list[Event]]]
 
@@ -25,12 +27,13 @@ class Pages:
     them.
     """
 
-    __slots__ = ("_backplane", "_readings", "_ref")  # a node may have a hundred thousand rooms
+    __slots__ = ("_backplane", "_kept", "_readings", "_ref")  # a node may have a hundred thousand rooms
 
     def __init__(self, backplane: Backplane, ref: ThreadRef) -> None:
         self._backplane = backplane
         self._ref = ref
         self._readings: dict[_Asked, _Reading] = {}
+        self._kept = 0
 
     async def behind(self, subject: str, epoch: str, after: int) -> tuple[Page, list[Event]]:
         """Return the page behind an offset, raw and merged; those who ask for the same one together share one reading.
@@ -57,10 +60,16 @@ class Pages:
     def _keep_for_a_moment(self, key: _Asked, reading: _Reading) -> None:
         if reading.cancelled() or reading.exception() is not None or not reading.result()[0].reached:
             self._drop(key, reading)
-        else:
-            asyncio.get_running_loop().call_later(_KEPT, self._drop, key, reading)
+            return
+        size = sum(len(event.raw) for event in reading.result()[0].events)
+        if self._kept + size > _MOST_KEPT:
+            self._drop(key, reading)
+            return
+        self._kept += size
+        asyncio.get_running_loop().call_later(_KEPT, self._drop, key, reading, size)
 
-    def _drop(self, key: _Asked, reading: _Reading) -> None:
+    def _drop(self, key: _Asked, reading: _Reading, kept: int = 0) -> None:
+        self._kept -= kept
         if self._readings.get(key) is reading:
             del self._readings[key]
 

@@ -60,6 +60,25 @@ async def test_who_gets_a_kept_reading_gets_what_came_behind_it_too(
         assert member.offsets == list(range(3, last + 1))
 
 
+async def test_of_a_long_log_only_so_much_is_kept_for_those_who_come_next(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "_KEPT", 3600.0)
+    monkeypatch.setattr(pages, "_MOST_KEPT", 3_000)
+    monkeypatch.setattr(thread.backplane.log, "read", partial(thread.backplane.log.read, most=2))
+    last = 0
+    for _ in range(20):
+        last = await thread.say("w" * 500)
+    async with thread.rooms.room(REF):
+        for _ in range(2):
+            member = Watcher()
+            assert (await thread.join(member, (thread.claim.epoch, 2))).offset == last
+            assert member.offsets == list(range(3, last + 1))
+        readings = thread.room._pages._readings.values()
+        assert readings, "something is"
+        assert sum(len(event.raw) for task in readings for event in task.result()[0].events) <= 3_000
+
+
 async def test_what_was_kept_is_read_anew_when_the_log_may_have_changed(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
