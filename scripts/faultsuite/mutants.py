@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.faultsuite import cancel_cases, store_cases, worker_cases
+from scripts.faultsuite import cancel_cases, failover_cases, store_cases, worker_cases
 from scripts.faultsuite.case import Case
 from scripts.faultsuite.suite import MOST, fleet_for
 from scripts.faultsuite.waits import bounded
@@ -59,6 +59,13 @@ MUTANTS = (
         "                await self.poll_once()\n",
         "                pass\n",
         _case(store_cases.CASES, "10a"),
+    ),
+    Mutant(
+        "epoch behind a failover off",
+        "backplane/lua/lib/emit.lua",
+        "if lineage() ~= '' and head[3] ~= lineage() then",
+        "if false then",
+        _case(failover_cases.CASES, "16c"),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Rows 6 to 10 and 22: the store dies, forgets, hangs, is out of reach, and loses what it publishes."""
+"""Rows 6 to 10, 18 and 22: the store dies, forgets, hangs, is out of reach, full, and loses what it publishes."""
 
 from __future__ import annotations
 
@@ -118,7 +118,22 @@ async def black_hole(fleet: Fleet) -> list[Settled]:
     return await _node_alone(fleet, 3.0, hole)
 
 
-async def _node_alone(fleet: Fleet, seconds: float, harm: Callable[[Proxy], Awaitable[None]]) -> list[Settled]:
+_DEAF = 2.0
+"""Seconds until a node that hears nothing is unready, at the defaults: several of its canaries must have been lost."""
+
+
+async def hears_nothing(fleet: Fleet) -> list[Settled]:
+    """Lose everything that is published on its way to one node for 3 s, and nothing else."""
+
+    async def lose(proxy: Proxy) -> None:
+        proxy.lose = lambda channel, message: True
+
+    return await _node_alone(fleet, 3.0, lose, _DEAF)
+
+
+async def _node_alone(
+    fleet: Fleet, seconds: float, harm: Callable[[Proxy], Awaitable[None]], bound: float = 0.0
+) -> list[Settled]:
     node, proxy = fleet.gateways[0], _proxy(fleet.gateways[0])
     async with thread(fleet) as talk:
         turn = await talk.say(_TALKING)
@@ -132,7 +147,7 @@ async def _node_alone(fleet: Fleet, seconds: float, harm: Callable[[Proxy], Awai
         await node.ready()
         await talk.cancel(turn, node=1)
     return [
-        Settled("its node unready", unready, _probes(fleet)),
+        Settled("its node unready", unready, bound or _probes(fleet)),
         Settled("the next event at its client, from the way's return", delivered, AGAIN),
     ]
 
@@ -269,6 +284,40 @@ async def held_append(fleet: Fleet) -> list[Settled]:
     return [Settled("the next event at a client", delivered, AGAIN)]
 
 
+# --- row 18 --------------------------------------------------------------------------------------------------
+
+_FULL = 2.0
+"""Seconds for which the store has no room."""
+
+
+async def full(fleet: Fleet) -> list[Settled]:
+    """Let the store reach its bound of memory in mid-turn, and have room again 2 s later."""
+    async with thread(fleet) as talk:
+        turn = await talk.say(_TALKING)
+        await talk.words(turn, 20)
+        begun = now()
+        await fleet.redis.config_set("maxmemory", int((await fleet.redis.info("memory"))["used_memory"]) // 2)
+        try:
+            for node, url in enumerate(fleet.urls):
+                async with caller(url) as by:
+                    answer = await by.call("chat:start", thread_id=talk.thread_id, message=f"lost {node}")
+                code = (answer.get("error") or {}).get("code")
+                assert (answer["ok"], code) == (False, "unavailable"), f"the start was to be refused: {answer}"
+            refused = now() - begun
+            sending = asyncio.create_task(talk.say("how many messages?", node=0, queue_mode="followup"))
+            await asyncio.sleep(max(0.0, begun + _FULL - now()))
+        finally:
+            await fleet.redis.config_set("maxmemory", 0)
+        delivered = await _next_event(talk, now())
+        await talk.cancel(turn, node=1)
+        await talk.ended(await sending, PATIENCE)
+        assert await talk.accepted() == [_TALKING, "how many messages?"], "what was refused was to leave nothing"
+    return [
+        Settled("a start at each node answered `unavailable`", refused, 2 * fleet.settings.redis_timeout),
+        Settled("the next event at a client, from there being room", delivered, AGAIN),
+    ]
+
+
 CASES = (
     Case("6a", "kill -9 the store with its append-only file, back after 1 s", killed_for(1)),
     Case("6b", "the same, back after 20 s", killed_for(20)),
@@ -282,7 +331,9 @@ CASES = (
     Case("9e", "the store's answers to a worker lost for 1 s, the commands done", replies_lost("from", "worker")),
     Case("9f", "the store's answers to a node lost for 1 s, the commands done", replies_lost("from", "node")),
     Case("9g", "an append is held on its way for 1 s", held_append),
+    Case("9h", "everything that is published to a node lost for 3 s, its canaries too", hears_nothing),
     Case("10a", "the message with the end of a turn lost at every node", end_lost),
     Case("10b", "everything that is published lost, for a whole turn", everything_lost),
+    Case("18", "the store at its bound of memory for 2 s in mid-turn", full),
     Case("22", "the log trimmed while a client was away", trimmed),
 )

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,20 +54,21 @@ class Vitals:
         return found
 
 
-async def vitals(member: Member) -> Vitals:
+async def vitals(fleet: Fleet, member: Member) -> Vitals:
     """Return what a living process holds; its tasks it tells in its log when it gets SIGUSR1."""
     count, kinds = await _tasks(member)
-    files, to_store = _files(member.pid, member.proxy.port if member.proxy is not None else 0)
-    return Vitals(_memory(member.pid), files - to_store, to_store, count, kinds)
+    files, to_store = _files(member.pid, fleet.store_ports(member))
+    return Vitals(memory(member.pid), files - to_store, to_store, count, kinds)
 
 
-def _memory(pid: int) -> int:
+def memory(pid: int) -> int:
+    """Return how much memory a process has (bytes, RSS)."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _files(pid: int, port: int) -> tuple[int, int]:
-    """Return how many files a process has open, and how many of them are connections to a port."""
-    to_store, known = _sockets(pid, port)
+def _files(pid: int, ports: Collection[int]) -> tuple[int, int]:
+    """Return how many files a process has open, and how many of them are connections to some ports."""
+    to_store, known = _sockets(pid, ports)
     names = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):  # closed meanwhile
@@ -75,16 +76,16 @@ def _files(pid: int, port: int) -> tuple[int, int]:
     return len(names), sum(name.startswith("socket:") and (name in to_store or name not in known) for name in names)
 
 
-def _sockets(pid: int, port: int) -> tuple[set[str], set[str]]:
-    """Return how the connections to a port, and all sockets that are not reset, are named among files (proc(5))."""
-    to_port, known = set(), set()
+def _sockets(pid: int, ports: Collection[int]) -> tuple[set[str], set[str]]:
+    """Return how the connections to some ports, and all sockets that are not reset, are named among files (proc(5))."""
+    to_ports, known = set(), set()
     for table, inode in (("tcp", 9), ("tcp6", 9), ("udp", 9), ("unix", 6)):
         path = Path(f"/proc/{pid}/net/{table}")
         for columns in map(str.split, path.read_text().splitlines()[1:] if path.exists() else ()):
             known.add(name := f"socket:[{columns[inode]}]")
-            if table == "tcp" and int(columns[2].split(":")[1], 16) == port:
-                to_port.add(name)
-    return to_port, known
+            if table == "tcp" and int(columns[2].split(":")[1], 16) in ports:
+                to_ports.add(name)
+    return to_ports, known
 
 
 async def _tasks(member: Member) -> tuple[int, str]:
@@ -104,7 +105,7 @@ async def _tasks(member: Member) -> tuple[int, str]:
 
 async def baseline(fleet: Fleet) -> Mapping[str, Vitals]:
     """Return what each process of a quiet fleet holds, by the name of its life."""
-    return {member.node_id: await vitals(member) for member in fleet.members}
+    return {member.node_id: await vitals(fleet, member) for member in fleet.members}
 
 
 async def back_to(fleet: Fleet, before: Mapping[str, Vitals]) -> list[str]:
@@ -120,7 +121,7 @@ async def back_to(fleet: Fleet, before: Mapping[str, Vitals]) -> list[str]:
         for member in fleet.members:
             kin = [held for name, held in before.items() if name.startswith(member.name.split("-")[0])]
             was = before.get(member.node_id) or max(kin, key=lambda held: held.memory)
-            now = await vitals(member)
+            now = await vitals(fleet, member)
             grown += [f"{member.name}: {what}" for what in now.grown(was)]
         if not grown:
             return []

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,6 +36,8 @@ class Conversation:
         checked: whether leaving it checks; without, `violations` says what is wrong.
         patience: seconds that a start may take, and the thread until it is idle.
         watching: what its watchers are.
+        pinned: whether each watcher stays at its node, and comes back there, too.
+        token: what its clients show; asked for anew at each handshake.
     """
 
     def __init__(
@@ -45,15 +48,19 @@ class Conversation:
         checked: bool = True,
         patience: float = PATIENCE,
         watching: type[Watcher] = Watcher,
+        pinned: bool = False,
+        token: Callable[[], str] | None = None,
     ) -> None:
         self.thread_id = thread_id
         self.watchers: list[Watcher] = []
-        """The n-th begins at the n-th node, and moves on to those behind it."""
+        """The n-th begins at the n-th node, and moves on to those behind it (unless it is pinned)."""
         self.acknowledged: list[Acknowledged] = []
         self._fleet = fleet
         self._checked = checked
         self._patience = patience
         self._watching = watching
+        self._pinned = pinned
+        self._token = token
         self._losses_told = False
         self._trimmed: list[Entry] = []
         self._stack = contextlib.AsyncExitStack()
@@ -80,21 +87,23 @@ class Conversation:
         # behind a restart of the store the log goes on in another epoch: a cursor is of the epoch that its event was of
         began = [str(entry.fields["epoch"]) for entry in await self.log() if entry.offset == after]
         epoch = began[0] if began else self.acknowledged[-1].epoch
-        watcher = self._watching(self._order(node), self.thread_id, epoch, f"client {len(self.watchers)}", after=after)
+        urls = [self._fleet.urls[node]] if self._pinned else self._order(node)
+        name = f"client {len(self.watchers)}"
+        watcher = self._watching(urls, self.thread_id, epoch, name, after=after, token=self._token)
         self.watchers.append(watcher)
         return await self._stack.enter_async_context(watcher)
 
     async def say(self, text: str, *, node: int = 0, pace: float | None = PACE, **payload: Any) -> str:
         """Start a turn by way of a node (or the next that lives), and return its request id."""
         metadata = None if pace is None else {"delay_ms": pace}
-        async with asyncio.timeout(self._patience), connect(self._order(node), within=None) as client:
+        async with asyncio.timeout(self._patience), connect(self._order(node), self._token, within=None) as client:
             turn = await client.thread(self.thread_id).send(text, metadata=metadata, **payload)
         await self._note(text, turn)
         return turn.request_id
 
     async def cancel(self, request_id: str | None = None, *, node: int = 0) -> Fields:
         """Cancel by way of one node, and return its answer."""
-        async with caller(self._fleet.urls[node]) as by:
+        async with caller(self._fleet.urls[node], self._token) as by:
             return await by.cancel(self.thread_id, request_id)
 
     async def ended(self, request_id: str, within: float = PATIENCE) -> Fields:

@@ -213,7 +213,8 @@ class Fleet:
         self._proxied = proxied
         self.gateways = [Member(self, f"gateway-{n}", f"http://127.0.0.1:{free_port()}") for n in range(gateways)]
         self.workers = [Member(self, f"worker-{n}", None) for n in range(workers)]
-        self._given = {**base, **(settings or {})}
+        self.given = {**base, **(settings or {})}
+        """The settings of every member."""
         self._stack = contextlib.AsyncExitStack()
         self.http: httpx.AsyncClient
         self.redis: Redis
@@ -238,7 +239,7 @@ class Fleet:
         """Return the environment of a member whose code is this tree."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
         path = [str(code), str(code / "clients" / "python"), os.environ.get("PYTHONPATH", "")]
-        given = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in self._given.items()}
+        given = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in self.given.items()}
         return (
             inherited
             | given
@@ -254,7 +255,7 @@ class Fleet:
         self.folder.mkdir(parents=True, exist_ok=True)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.store)
-            self.settings = Settings(redis_url=self.store.url, **self._given)
+            self.settings = Settings(redis_url=self.store.url, **self.given)
             self.http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=2))
             self.redis = self.looker()
             stack.push_async_callback(self.redis.aclose)
@@ -298,6 +299,10 @@ class Fleet:
         return Redis.from_url(self.store.url, protocol=2, socket_timeout=None, retry=retry)
 
     # --- the store -------------------------------------------------------------------------------------
+
+    def store_ports(self, member: Member) -> set[int]:
+        """Return the ports at which a member reaches the store."""
+        return {self.store.port if member.proxy is None else member.proxy.port}
 
     async def store_lives(self) -> bool:
         """Whether the process of the store runs."""

@@ -52,12 +52,12 @@ class Caller:
 
 
 @asynccontextmanager
-async def caller(url: str) -> AsyncIterator[Caller]:
+async def caller(url: str, token: Callable[[], str] | None = None) -> AsyncIterator[Caller]:
     """Connect to one node, for the length of this block."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         link = Link(url, session, lambda name, data: None)
         try:
-            await link.open(None)
+            await link.open(token() if token is not None else None)
             yield Caller(link)
         finally:
             await link.close()
@@ -94,6 +94,8 @@ class Watcher:
         self.transcript = Transcript(name or f"the watcher at {urls[0]}")
         self.arrivals: list[str] = []
         """The nodes at which it has subscribed, in order."""
+        self.others: list[str] = []
+        """The names of what it was sent beside events of the log."""
         self.times: list[float] = []
         """When each of `frames` came, on the loop's clock (seconds)."""
         if epoch is not None:
@@ -251,6 +253,7 @@ class Watcher:
 
     def _frame(self, name: str, data: object) -> None:
         if ":" in name or not isinstance(data, dict) or "offset" not in data:
+            self.others.append(name)
             return
         if data.get("thread_id") != self.thread_id or data.get("event") != name:
             self.transcript.broken.append(f"was sent an event of another thread or name: {name} {data}")

@@ -8,8 +8,8 @@ from scripts.faultsuite.case import Case
 from scripts.faultsuite.suite import CASES
 from tests.fleet.fleet import Fleet
 
-pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
-SHORT = ("9a", "9d", "9e", "9f", "10a", "10b", "12b", "22")
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="session")]
+SHORT = ("9a", "9d", "9e", "9f", "10a", "10b", "12b", "16b", "17b", "18", "22")
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in SHORT], ids=lambda case: case.name)

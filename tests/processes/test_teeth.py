@@ -7,7 +7,7 @@ import pytest
 from scripts.faultsuite.mutants import MUTANTS, Mutant, red
 from tests.fleet.fleet import QUICK
 
-pytestmark = [pytest.mark.processes]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]  # some need a deployment of their own
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -161,6 +162,11 @@ class Node:
                     "CLIENT KILL", "TYPE", kind, "USER", user, "SKIPME", "yes"
                 )
 
+    async def let_in(self, *users: str) -> None:
+        """Let these users in again."""
+        for user in users:
+            await self.redis.execute_command("ACL SETUSER", user, "on")  # type: ignore[no-untyped-call]
+
     async def info(self) -> dict[str, Any]:
         """Return what it says of its replication."""
         found: dict[str, Any] = await self.redis.info("replication")
@@ -212,10 +218,18 @@ class Watched(Deployment):
     @property
     def url(self) -> str:
         """The address, as a deployment is configured with."""
-        hosts = ",".join(f"{HOST}:{node.port}" for node in self.sentinels)
+        return self.url_by([node.port for node in self.sentinels])
+
+    def url_by(self, ports: Sequence[int]) -> str:
+        """Return the address by way of other ports, such as those of proxies before the Sentinels."""
+        hosts = ",".join(f"{HOST}:{port}" for port in ports)
         if self.authority:
             return f"rediss+sentinel://app:{PASSWORD}@{hosts}/main/0{tls_query(self.authority)}"
         return f"redis+sentinel://app:{PASSWORD}@{hosts}/main/0"
+
+    def replica_of(self, primary: Node) -> Node:
+        """Return the replica of the primary."""
+        return self.replica
 
     async def join(self) -> None:
         """Start the Sentinels, and wait until they know each other and the replica."""
