@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -41,37 +43,32 @@ class Proxy:
         store_reader, store_writer = await asyncio.open_connection(HOST, self.to)
         subscribed = asyncio.Event()
         for work in (
-            self._forth(reader, store_writer, subscribed),
-            self._back(store_reader, writer, subscribed),
+            self._pass(reader, store_writer, partial(self._asks, subscribed=subscribed)),
+            self._pass(store_reader, writer, partial(self._answers, subscribed=subscribed)),
         ):
             task = asyncio.create_task(work)
             self._passing.add(task)
             task.add_done_callback(self._passing.discard)
 
-    async def _forth(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, subscribed: asyncio.Event
-    ) -> None:
-        try:
-            while data := await reader.read(_CHUNK):
-                if b"SUBSCRIBE" in data.upper():
-                    subscribed.set()
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
+    def _asks(self, data: bytes, subscribed: asyncio.Event) -> bool:
+        if b"SUBSCRIBE" in data.upper():
+            subscribed.set()
+        return True
 
-    async def _back(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, subscribed: asyncio.Event
+    def _answers(self, data: bytes, subscribed: asyncio.Event) -> bool:
+        deaf = self.cut and subscribed.is_set()
+        if deaf:
+            self.swallowed += len(data)
+        return not deaf
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, may: Callable[[bytes], bool]
     ) -> None:
         try:
             while data := await reader.read(_CHUNK):
-                if self.cut and subscribed.is_set():
-                    self.swallowed += len(data)
-                    continue
-                writer.write(data)
-                await writer.drain()
+                if may(data):
+                    writer.write(data)
+                    await writer.drain()
         except OSError:
             pass
         finally:

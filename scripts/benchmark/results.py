@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
+from scripts.benchmark.machine import machine
 from scripts.benchmark.rows import ROWS, Measure, Row
 from scripts.benchmark.threadline import Threadline
 
@@ -108,15 +106,11 @@ def _finite(value: Any) -> Any:
 
 
 def facts(rounds: int, scale: float) -> dict[str, Any]:
-    """Return what a reader must know of the machine and the run: sizes and versions, no names."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return what a reader must know of the machine and the run."""
+    here = machine()
     return {
-        "date": time.strftime("%Y-%m-%d"),
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory / 1e9),
-        "system": f"{platform.system()} {platform.machine()}",
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
+        "load_before": here.pop("load"),
+        **here,
         "libraries": {name: version(name) for name in _LIBRARIES},
         "rounds": rounds,
         "scale": scale,

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark.machine import machine
 from scripts.benchmark.page import put
 from scripts.endurance.load import Shape
 from scripts.endurance.restarts import Outcome
 from scripts.faultsuite.page import PAGE
-from scripts.faultsuite.record import machine
 
 Record = dict[str, Any]
 

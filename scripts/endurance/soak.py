@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from scripts.benchmark.machine import machine
 from scripts.benchmark.peers import loop_factory
 from scripts.benchmark.processes import raise_open_files_limit
 from scripts.endurance import page
@@ -21,7 +22,6 @@ from scripts.endurance.flat import Verdict, judge
 from scripts.endurance.load import Load, Noticed, Shape
 from scripts.endurance.picture import svg
 from scripts.endurance.samples import Sample, Sampler, sample, series
-from scripts.faultsuite.record import machine
 from tests.fleet.fleet import Fleet
 
 _SETTINGS = {"calls_per_second": 1000, "calls_burst": 1000}

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark.machine import machine
 from scripts.faultsuite.chaos import Outcome
 from scripts.faultsuite.suite import Result
 from scripts.faultsuite.table import lines
 
 Record = dict[str, Any]
 """`machine`; and what was run of `rows` (lines of the table), `mutants` (name, row, what it said), `random` (lines)."""
-
-
-def machine() -> Record:
-    """Return what a reader must know of the machine: its size and versions, no names."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory / 1e9),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 2),
-    }
 
 
 def kept(
