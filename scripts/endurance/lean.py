@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from scripts.benchmark.frames import CONNECT, PONG, call, frame, upgrade
+from tests.fleet.invariants import TERMINAL, Fields
 from tests.fleet.watcher import Watcher
 from threadline_client.link import Link, LinkLost
 
@@ -164,6 +165,19 @@ class LeanLink(asyncio.Protocol):
 
 class LeanWatcher(Watcher):
     """A watcher that keeps every word, over a lean link."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self._ends: dict[str, Fields] = {}
+
+    def terminal(self, request_id: str) -> Fields | None:
+        """Return the event that ended a turn, if it was sent already. Asked at each frame: nothing is searched."""
+        return self._ends.get(request_id)
+
+    def _frame(self, name: str, data: object) -> None:
+        super()._frame(name, data)
+        if name in TERMINAL and isinstance(data, dict):
+            self._ends.setdefault(str(data.get("request_id")), data)
 
     def _link_to(self, url: str, session: aiohttp.ClientSession) -> Link:
         def on_frame(name: str, data: object) -> None:

@@ -24,6 +24,8 @@ async def test_a_watcher_over_it_keeps_every_word_over_a_lost_connection() -> No
             assert watcher.text("r1") == "Three minutes, it says."
             assert [type(segment) for segment in watcher.transcript.segments] == [Segment]
             assert watcher.transcript.broken == []
+            done = await deployment.emit("tea", "r1", "chat_done", full_response="Three minutes, it says.")
+            assert (await watcher.ended("r1"))["offset"] == done["offset"]
 
 
 async def test_a_call_whose_connection_ends_is_lost() -> None:
