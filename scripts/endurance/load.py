@@ -7,6 +7,8 @@ import random
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from redis.exceptions import RedisError
+
 from backplane.ids import new_id
 from scripts.endurance.crowd import Crowd, judged
 from scripts.endurance.lean import LeanWatcher
@@ -150,7 +152,7 @@ class Load:
                             await self._turn(talk, number, chance)
                 if self._crowd is not None and talk.acknowledged:
                     await self._dismiss(self._crowd, talk)
-            except (AssertionError, TimeoutError, ClientError) as error:
+            except (AssertionError, TimeoutError, ClientError, RedisError) as error:
                 self.noticed.wrong.append(f"{talk.thread_id}: {error or type(error).__name__}")
                 await asyncio.sleep(1)
             self._talks.discard(talk)

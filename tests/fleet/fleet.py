@@ -296,7 +296,8 @@ class Fleet:
         """Return a client for looking only; it outlives a restart of the store."""
         # with a time-out of its own redis-py sends through wait_for, which loses cancellations under Python 3.11
         retry = Retry(ConstantBackoff(0.05), 100)
-        return Redis.from_url(self.store.url, protocol=2, socket_timeout=None, retry=retry)
+        most = 1000  # hundreds of threads may come to rest at once; redis-py refuses the hundred and first connection
+        return Redis.from_url(self.store.url, protocol=2, socket_timeout=None, retry=retry, max_connections=most)
 
     # --- the store -------------------------------------------------------------------------------------
 
