@@ -20,6 +20,8 @@ from scripts.endurance.restarts import Outcome, needs, roll
 from scripts.faultsuite import record
 
 _HEAD = ("restarted", "round", "ended", "ready", "reconnects", "handed back", "silence", "start", "p99")
+_WIDE = 120
+"""Characters of a line that goes to a file: the table fits."""
 _FULL = 2
 """Clients of a thread that keep every word. Each costs several times as much as one that counts."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -58,7 +60,7 @@ def main(
         typer.echo(f"skipped: {why}")
         return
     raise_open_files_limit()
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
     full = min(watchers, _FULL)
     shape = Shape(clients, full, turns, counting=watchers - full, pace=pace)
     limit = (sys.maxsize, minutes * 60) if minutes else (rounds, math.inf)
