@@ -29,7 +29,7 @@ BY_HAND = {
     "a container engine": ("cp deploy/compose.env.example ", "docker compose ", "alias fleet=", "fleet exec "),
     "a cluster": ("kubectl create namespace ", "kubectl create secret ", "kubectl apply ", "kubectl rollout "),
     "a machine that systemd runs": (
-        "systemctl ", "journalctl ", "apt-get install ", "install ", "sed -i ", "mv /var/lib/redis/",
+        "systemctl ", "until curl ", "journalctl ", "apt-get install ", "install ", "sed -i ", "mv /var/lib/redis/",
         "python3 -m venv /opt/threadline", "/opt/threadline/bin/pip ", "cat >", "rm -f /etc/nginx/", "nginx -t",
         "THREADLINE_BIND=", "redis-cli ",
     ),
@@ -47,7 +47,7 @@ def commands(block: str) -> list[str]:
     """Return the first line of each command; a loop's is that of its body."""
     text = re.sub(r"(<<'END'.*?\n).*?^END$", r"\1", block, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^for .*? do\n {4}(.*?)\ndone$", r"\1", text, flags=re.MULTILINE | re.DOTALL)
-    return [line for line in text.replace("\\\n", " ").splitlines() if line]
+    return [line.strip() for line in text.replace("\\\n", " ").splitlines() if line]
 
 
 def runs_here(block: str) -> bool:
