@@ -33,7 +33,7 @@ pytestmark = [
     ),
 ]
 QUERIES = {
-    f"{panel['title']} {target['refId']}": target["expr"].replace("$__rate_interval", "1m")
+    f"{panel['id']} {panel['title']} {target['refId']}": target["expr"].replace("$__rate_interval", "1m")
     for panel in PANELS
     for target in panel["targets"]
 }
