@@ -134,8 +134,10 @@ export class Link {
       };
       this.socket.once("connect", () => settled(resolve));
       this.socket.once("disconnect", () => settled(() => reject(new LinkLost(`${this.url} closed the connection`))));
-      // a transport that ends before the greeting is an end to the engine alone
-      this.socket.io.engine.once("close", () => settled(() => reject(new LinkLost(`${this.url} closed the connection`))));
+      // A transport that ends before the greeting is an end to the engine alone. When the gateway refuses, the engine is
+      // closed just before the refusal is told: that one comes first.
+      const ended = (): void => settled(() => reject(new LinkLost(`${this.url} closed the connection`)));
+      this.socket.io.engine.once("close", () => queueMicrotask(ended));
       this.socket.once("connect_error", (error: unknown) => settled(() => reject(refusedOr(this.url, error))));
     });
   }

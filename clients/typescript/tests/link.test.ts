@@ -2,12 +2,19 @@ import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { expect, test } from "vitest";
+import { ThreadlineError } from "../src/errors.js";
 import { Link, LinkLost } from "../src/link.js";
 
 const GREETING = JSON.stringify({ sid: "a", upgrades: [], pingInterval: 25_000, pingTimeout: 20_000, maxPayload: 1e6 });
 
+const REFUSAL = '44{"message":"unauthorized","data":{"code":"unauthorized","message":"no","retryable":false}}';
+
+function text(words: string): Buffer {
+  return Buffer.concat([Buffer.from([0x81, words.length]), Buffer.from(words)]);
+}
+
 /** Open a link to a node that takes the WebSocket, says `words` and ends the transport; return how that ends. */
-async function openedAt(words: string, when: "at once" | "asked to let us in"): Promise<unknown> {
+async function openedAt(words: string, when: "at once" | "asked to let us in" | "refused"): Promise<unknown> {
   const server = createServer().on("upgrade", (request, socket) => {
     const magic = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     const accept = createHash("sha1").update(`${request.headers["sec-websocket-key"]}${magic}`).digest("base64");
@@ -16,8 +23,9 @@ async function openedAt(words: string, when: "at once" | "asked to let us in"): 
       "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
         `Sec-WebSocket-Accept: ${accept}\r\n\r\n`,
     );
-    if (words) socket.write(Buffer.concat([Buffer.from([0x81, words.length]), Buffer.from(words)]));
+    if (words) socket.write(text(words));
     if (when === "at once") socket.end();
+    else if (when === "refused") socket.once("data", () => socket.write(text(REFUSAL)));
     else socket.once("data", () => socket.destroy());
   });
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
@@ -38,4 +46,10 @@ test.each([
   const found = await openedAt(words, when);
   expect(found).toBeInstanceOf(LinkLost);
   expect(String(found)).not.toMatch(/in time|timeout/);
+});
+
+test("a refusal is told, although the engine is closed first", async () => {
+  const found = await openedAt(`0${GREETING}`, "refused");
+  expect(found).toBeInstanceOf(ThreadlineError);
+  expect(found).toMatchObject({ code: "unauthorized", retryable: false });
 });
