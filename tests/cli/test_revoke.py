@@ -17,7 +17,9 @@ from tests.gateway.conftest import RunningGateway, gateway_settings, serving
 from tests.gateway.test_revoker import KEYED, SECRET, token
 
 __all__ = ["gateway_settings"]
-ROOT = mint(SECRET, "root", 60)
+LONG = 86_400
+"""Seconds that these tokens are good for: they are made when the tests are collected, minutes before some run."""
+ROOT = mint(SECRET, "root", LONG)
 
 
 @pytest.fixture
@@ -72,12 +74,12 @@ async def test_an_answer_of_something_else_is_no_success(node: RunningGateway) -
 @pytest.mark.parametrize(
     ("bearer", "asked", "told"),
     [
-        (mint(SECRET, "mallory", 60), {"subject": "root"}, "THREADLINE_OPERATORS"),
-        (mint(SECRET, "root", 60, tenant="evil"), {"subject": "root"}, "THREADLINE_OPERATORS"),
+        (mint(SECRET, "mallory", LONG), {"subject": "root"}, "THREADLINE_OPERATORS"),
+        (mint(SECRET, "root", LONG, tenant="evil"), {"subject": "root"}, "THREADLINE_OPERATORS"),
         (None, {"subject": "mallory"}, "expected a token, got none"),
         (ROOT, {}, "expected a subject or --token-id"),
         (ROOT, {"subject": "a", "token_id": "b"}, "expected a subject or --token-id"),
-        (ROOT, {"token_id": mint(SECRET, "a", 60)}, "got the token itself"),
+        (ROOT, {"token_id": mint(SECRET, "a", LONG)}, "got the token itself"),
         (ROOT, {"subject": "x" * 257}, "1 to 256 characters"),
     ],
 )
