@@ -26,8 +26,8 @@ from backplane.notices import THREAD_DELETED
 from backplane.sessions import Snapshot
 from gateway.deliveries import Deliveries
 from gateway.metrics import Metrics
-from gateway.pages import Pages
 from gateway.recent import Recent
+from gateway.replay import Replay
 
 _log = structlog.get_logger("gateway.room")
 _BEGINS = frozenset({CHAT_ACCEPTED, INFERENCE_START})
@@ -108,7 +108,7 @@ class Room:
         self._heard_up_to = 0
         self._recent = Recent()
         self._filling: asyncio.Task[None] | None = None
-        self._pages = Pages(backplane, ref)
+        self._past = Replay(backplane, ref)
         self._catching_up: set[asyncio.Task[None]] = set()
         self._deliveries = Deliveries(backplane, ref) if backplane.traces.on else None
 
@@ -143,7 +143,7 @@ class Room:
 
     def missed(self) -> None:
         """The node was deaf for a while: read the log."""
-        self._pages.clear()
+        self._past.clear()
         self.fill()
 
     def _notify(self, epoch: str, notice: Event) -> None:
@@ -278,7 +278,7 @@ class Room:
         if self._offset > shared:
             return False
         self._epoch, self._ancestry, self._heard_up_to = epoch, ancestry, self._offset
-        self._pages.clear()
+        self._past.clear()
         for member, place in list(self._members.items()):
             if place.after > shared:  # it read ahead of the room, before the failover
                 self.remove(member)
@@ -296,7 +296,7 @@ class Room:
         self._epoch, self._offset, self._heard_up_to, self._ancestry = None, 0, 0, {}
         self._recent.clear()
         self.active.clear()
-        self._pages.clear()
+        self._past.clear()
 
     # --- joining and leaving ---------------------------------------------------------------------------
 
@@ -346,7 +346,7 @@ class Room:
         """Send everything after the cursor and admit the member; None when the log does not hold it."""
         epoch, at = cursor
         while True:
-            page, merged = await self._pages.behind(subject, epoch, at)
+            page, merged = await self._past.behind(subject, epoch, at)
             if not page.reached:
                 return None
             for event in merged:
@@ -362,7 +362,7 @@ class Room:
             self._meet(epoch, at, page.events, page)
             if self._admit(member, subject, at):
                 return max(at, self._offset)
-            self._pages.forget(subject, epoch, at)  # the room is further than what may have been kept
+            self._past.forget(subject, epoch, at)  # the room is further than what may have been kept
 
     def _meet(self, epoch: str, at: int, events: list[Event], found: Page | Snapshot) -> None:
         """Take what a reader found: a place to stand for a new room, or news that came before the live message."""

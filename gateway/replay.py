@@ -1,4 +1,4 @@
-"""Pages of a thread's log, as the members of a room read them: who ask for the same share one reading."""
+"""Replay: what follows an offset in one thread's log; members who ask for the same share one reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Asked = tuple[str, str, int]
 _Reading = asyncio.Task[tuple[Page, list[Event]]]
 
 
-class Pages:
+class Replay:
     """What follows an offset in one thread's log, raw and merged.
 
     When a node dies, hundreds come back with the same cursor, and each event is encoded once for all of them. They

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backplane.errors import NotFound
-from gateway import pages
+from gateway import replay
 from gateway.recent import MOST_EVENTS
 from tests.gateway.watched import REF, Thread, Watcher
 from tests.support.waiting import wait_until
@@ -48,7 +48,7 @@ async def test_those_who_come_soon_after_each_other_share_one_reading(
 async def test_who_gets_a_kept_reading_gets_what_came_behind_it_too(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "_KEPT", 3600.0)
+    monkeypatch.setattr(replay, "_KEPT", 3600.0)
     first = Watcher()
     await thread.join(first, (thread.claim.epoch, 2))
     for count in (3, 2 * MOST_EVENTS):  # what the room remembers, and more than that
@@ -63,8 +63,8 @@ async def test_who_gets_a_kept_reading_gets_what_came_behind_it_too(
 async def test_of_a_long_log_only_so_much_is_kept_for_those_who_come_next(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "_KEPT", 3600.0)
-    monkeypatch.setattr(pages, "_MOST_KEPT", 3_000)
+    monkeypatch.setattr(replay, "_KEPT", 3600.0)
+    monkeypatch.setattr(replay, "_MOST_KEPT", 3_000)
     monkeypatch.setattr(thread.backplane.log, "read", partial(thread.backplane.log.read, most=2))
     last = 0
     for _ in range(20):
@@ -74,7 +74,7 @@ async def test_of_a_long_log_only_so_much_is_kept_for_those_who_come_next(
             member = Watcher()
             assert (await thread.join(member, (thread.claim.epoch, 2))).offset == last
             assert member.offsets == list(range(3, last + 1))
-        readings = thread.room._pages._readings.values()
+        readings = thread.room._past._readings.values()
         assert readings, "something is"
         assert sum(len(event.raw) for task in readings for event in task.result()[0].events) <= 3_000
 
@@ -83,7 +83,7 @@ async def test_what_was_kept_is_read_anew_when_the_log_may_have_changed(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node was deaf, the log was lost: what it held then proves nothing."""
-    monkeypatch.setattr(pages, "_KEPT", 3600.0)
+    monkeypatch.setattr(replay, "_KEPT", 3600.0)
     read, asked = thread.backplane.log.read, 0
 
     async def counted(*arguments: Any, **options: Any) -> Any:
