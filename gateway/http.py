@@ -19,8 +19,8 @@ from gateway.allowances import Callers
 from gateway.auth import Authenticator, Identity, bearer, stream_token
 from gateway.metrics import Metrics
 from gateway.node import Node
+from gateway.spans import sent_with
 from gateway.streams import Stream, cursor
-from gateway.traced import sent_with
 from gateway.verbs import Verbs
 
 _log = structlog.get_logger("gateway.http")

@@ -33,7 +33,7 @@ from gateway.payloads import (
 )
 from gateway.room import Joined, Member
 from gateway.rooms import Rooms
-from gateway.traced import traced
+from gateway.spans import traced
 
 Ack = dict[str, Any]
 _LANES = ("followup", "steer", "collect", "parallel")
