@@ -1,7 +1,7 @@
 """Allowances: how many calls somebody may make over all nodes, counted in Redis afterwards.
 
 No call waits for Redis. A node lets calls pass by what it knows, tells Redis about once a second how many there
-were, and learns what is left for all (gateway/allowances.py). Each allowance is a key of its own without a hash tag, so
+were, and learns what is left for all (gateway/settler.py). Each allowance is a key of its own without a hash tag, so
 that on a Cluster they are spread over all shards.
 """
 

@@ -11,36 +11,22 @@ While Redis is away each node limits by itself; what passed meanwhile is not mad
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-import structlog
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 from backplane.allowances import Spent
-from backplane.errors import RateLimited, ThreadlineError
-from backplane.keys import Keys
-from backplane.settings import Settings
-from gateway.auth import ANONYMOUS, Identity
 from gateway.limits import Bucket
-from gateway.metrics import Metrics
-
-if TYPE_CHECKING:
-    from backplane import allowances
 
 BURST = 5
 """Seconds' worth of calls that pass at once after a pause: a page that opens, an office that comes back from lunch."""
-INTERVAL = 1.0
-"""Seconds between two settlements."""
 WORTH = 1 / 32
 """Part of a burst that is not worth a word: whoever calls now and then costs Redis next to nothing."""
 IDLE = 60.0
 """Seconds after which a full bucket is forgotten."""
 MOST = 20_000
 """Buckets that are kept of each kind; of whom nothing was heard for longest is forgotten first. About 8 MB."""
-_log = structlog.get_logger("gateway.allowances")
 Caller = TypeVar("Caller", bound=Hashable)
 
 
@@ -144,72 +130,3 @@ class Allowances(Generic[Caller]):
             self._of.popitem(last=False)
         due, self._due = list(self._due.values()), {}
         return due
-
-
-class Callers:
-    """Users and tenants, and how often each may call."""
-
-    def __init__(self, settings: Settings, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
-        keys = Keys(settings.key_prefix, settings.partitions)
-        self._metrics = metrics
-        self.users: Allowances[tuple[str, str]] = Allowances(
-            settings.user_calls_per_second, "calls of one user", lambda user: keys.user_calls(*user), clock
-        )
-        self.tenants: Allowances[str] = Allowances(
-            settings.tenant_calls_per_second, "calls of one tenant", keys.tenant_calls, clock
-        )
-
-    def take(self, identity: Identity) -> None:
-        """Count a call of somebody. One that is refused costs neither the user nor the tenant anything.
-
-        Raises:
-            RateLimited: when the user or the tenant has called too often.
-        """
-        if identity == ANONYMOUS:
-            return
-        whose, user = "user", None
-        try:
-            user = self.users.take((identity.tenant, identity.subject))
-            whose = "tenant"
-            self.tenants.take(identity.tenant)
-        except RateLimited:
-            if user is not None:
-                user.give_back()
-            self._metrics.limited.labels(whose).inc()
-            raise
-
-
-class Settler:
-    """Tells the other nodes what passed here, and hears what is left. A role of a node.
-
-    Args:
-        shared: the backplane's side.
-        kinds: whose calls are counted.
-    """
-
-    def __init__(self, shared: allowances.Allowances, kinds: Iterable[Allowances[Any]]) -> None:
-        self._shared = shared
-        self._kinds = list(kinds)
-        self._alone = False
-
-    async def run(self) -> None:
-        """Settle, until cancelled."""
-        while True:
-            await asyncio.sleep(INTERVAL)
-            await self.settle()
-
-    async def settle(self) -> None:
-        """Settle once; a failure leaves each node its own limits."""
-        due = [allowance for kind in self._kinds for allowance in kind.due()]
-        try:
-            left = await self._shared.settle([allowance.report() for allowance in due])
-        except ThreadlineError as error:
-            if not self._alone:
-                _log.warning("limits of calls are those of this node alone", error=error.message)
-            self._alone = True
-            return
-        if due:
-            self._alone = False
-        for allowance, rest in zip(due, left, strict=True):
-            if rest is not None:
-                allowance.settled(rest)

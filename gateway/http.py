@@ -15,8 +15,8 @@ from starlette.routing import BaseRoute, Route
 from backplane.errors import Internal, InvalidPayload, ThreadlineError, TooLarge
 from backplane.settings import Settings
 from gateway import openapi, payloads, strictjson
-from gateway.allowances import Callers
 from gateway.auth import Authenticator, Identity, bearer, stream_token
+from gateway.callers import Callers
 from gateway.metrics import Metrics
 from gateway.node import Node
 from gateway.spans import sent_with

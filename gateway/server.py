@@ -22,8 +22,8 @@ from backplane.recoverer import Recoverer
 from backplane.settings import Settings
 from backplane.watchdog import Watchdog
 from gateway import auth
-from gateway.allowances import Callers, Settler
 from gateway.auth import Authenticator
+from gateway.callers import Callers
 from gateway.dialects.routes import Dialects
 from gateway.door import Door
 from gateway.engine import server_options
@@ -38,6 +38,7 @@ from gateway.page import Page
 from gateway.presence import Presence
 from gateway.revoker import Revoker
 from gateway.rooms import Rooms
+from gateway.settler import Settler
 from gateway.sockets import Sockets
 from gateway.verbs import Verbs
 

@@ -17,9 +17,9 @@ from backplane.errors import Internal, RateLimited, ThreadlineError, UnknownEven
 from backplane.events import DELTAS, Event
 from backplane.settings import Settings
 from gateway import payloads
-from gateway.allowances import Callers
 from gateway.audit import HERE, Where
 from gateway.auth import Authenticator, Identity
+from gateway.callers import Callers
 from gateway.limits import Bucket
 from gateway.metrics import Metrics
 from gateway.node import Node
