@@ -14,7 +14,7 @@ from rich.table import Table
 
 from scripts.benchmark.peers import loop_factory
 from scripts.benchmark.processes import raise_open_files_limit
-from scripts.endurance import report
+from scripts.endurance import rolling_page
 from scripts.endurance.load import PACE, Shape
 from scripts.endurance.restarts import Outcome, needs, roll
 from scripts.faultsuite import record
@@ -70,9 +70,9 @@ def main(
         )
     show(outcome, console)
     output.mkdir(parents=True, exist_ok=True)
-    record.write(report.kept(outcome, shape), output / "rolling.json")
+    record.write(rolling_page.kept(outcome, shape), output / "rolling.json")
     if write_docs:
-        report.write(report.kept(outcome, shape))
+        rolling_page.write(rolling_page.kept(outcome, shape))
     if outcome.noticed.wrong:
         raise typer.Exit(1)
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from scripts.benchmark.machine import machine
 from scripts.benchmark.peers import loop_factory
 from scripts.benchmark.processes import raise_open_files_limit
-from scripts.endurance import page
+from scripts.endurance import soak_page
 from scripts.endurance.flat import Verdict, judge
 from scripts.endurance.load import Load, Noticed, Shape
 from scripts.endurance.picture import svg
@@ -75,7 +75,7 @@ def show(judged: Sequence[Verdict], kept: dict[str, Any], console: Console) -> N
         figures = (f"{value / scale:.1f}{unit}" for value in (one.growth, one.allowed))
         table.add_row(one.process, one.what, *figures, "flat" if one.flat else "grows")
     console.print(table)
-    console.print(page.told(kept), markup=False)
+    console.print(soak_page.told(kept), markup=False)
     for wrong in kept["wrong"]:
         console.print(f"wrong: {wrong}", markup=False)
 
@@ -103,10 +103,10 @@ def main(
         output = given.parent
     samples = [sample(plain) for plain in kept["samples"]]
     judged = verdicts(samples)
-    (output / "soak.svg").write_text(svg(samples, page.about(kept)))
+    (output / "soak.svg").write_text(svg(samples, soak_page.about(kept)))
     show(judged, kept, console)
     if write_docs:
-        page.write(kept, samples, judged)
+        soak_page.write(kept, samples, judged)
     if kept["wrong"] or not all(one.flat for one in judged):
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from rich.console import Console
 from typer.testing import CliRunner
 
-from scripts.endurance import page
+from scripts.endurance import soak_page
 from scripts.endurance.picture import svg
 from scripts.endurance.samples import Held, Sample
 from scripts.endurance.soak import app, show, verdicts
@@ -62,7 +62,7 @@ def test_the_page_gets_a_line_for_each_process_and_the_plot(tmp_path: Path) -> N
     copy, plot = tmp_path / "page.md", tmp_path / "soak.svg"
     copy.write_text("before\n<!-- soak -->\n<!-- /soak -->\nbehind\n")
     samples = _samples(50_000)
-    page.write(_kept(samples), samples, verdicts(samples), copy, plot)
+    soak_page.write(_kept(samples), samples, verdicts(samples), copy, plot)
     text = copy.read_text()
     assert "| gateway-0 | 130 MB | 19.8 MB of 6.0 | 40 | 0.0 of 8 | 0.20 | grows |" in text
     assert "| store |" in text
@@ -86,7 +86,7 @@ def test_the_figures_of_a_run_may_be_put_there_later(tmp_path: Path) -> None:
 
 def test_the_page_in_the_repository_has_the_marks(tmp_path: Path) -> None:
     copy = tmp_path / "page.md"
-    copy.write_text(page.PAGE.read_text())
+    copy.write_text(soak_page.PAGE.read_text())
     samples = _samples(0)
-    page.write(_kept(samples), samples, verdicts(samples), copy, tmp_path / "soak.svg")
+    soak_page.write(_kept(samples), samples, verdicts(samples), copy, tmp_path / "soak.svg")
     assert "Run on 2026-01-02" in copy.read_text()

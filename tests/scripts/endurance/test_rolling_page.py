@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from scripts.endurance.load import Noticed, Shape
-from scripts.endurance.report import kept, write
 from scripts.endurance.restarts import Outcome, Restart
+from scripts.endurance.rolling_page import kept, write
 from scripts.faultsuite.page import PAGE
 
 RESTARTS = [
