@@ -15,7 +15,7 @@ from backplane.events import body
 from backplane.ids import thread_ref
 from backplane.recoverer import Recoverer
 from backplane.turns import Batch, Claim, Ending, Start
-from tests.support.failovers import elsewhere, remembered
+from tests.support.rewinding import elsewhere, remembered
 
 REF = thread_ref("epochs")
 

@@ -8,7 +8,7 @@ import pytest
 
 from backplane.log import Page
 from tests.gateway.watched import REF, Thread, Watcher
-from tests.support.failovers import elsewhere, remembered
+from tests.support.rewinding import elsewhere, remembered
 from tests.support.waiting import wait_until
 
 
