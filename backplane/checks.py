@@ -22,7 +22,7 @@ from backplane.errors import Internal, Misconfigured, ThreadlineError
 from backplane.findings import Finding
 from backplane.ids import new_id, thread_ref
 from backplane.rights import lacking
-from backplane.servers import Servers
+from backplane.servers import Servers, as_text
 from backplane.settings import Settings
 
 _ASKED = (
@@ -122,11 +122,9 @@ async def _look(server: str, redis: Redis, address: Address, prefix: str) -> See
     config: dict[Any, Any] = await allowed(redis.config_get(*_ASKED), {})
     user = await allowed(redis.acl_whoami(), b"")
     lacks = await allowed(lacking(redis, prefix, cluster=address.kind == "cluster"), None)
-    return Seen(server, info, {_text(name): _text(value) for name, value in config.items()}, _text(user), ahead, lacks)
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return Seen(
+        server, info, {as_text(name): as_text(value) for name, value in config.items()}, as_text(user), ahead, lacks
+    )
 
 
 async def _guarded(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:

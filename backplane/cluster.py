@@ -33,7 +33,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from backplane.addresses import Address, Server
 from backplane.pipeline import Command, SplittingClient, pipelined
-from backplane.servers import ASK_TIMEOUT, BACKOFF_BASE, BACKOFF_CAP, Servers, plain_client
+from backplane.servers import ASK_TIMEOUT, BACKOFF_BASE, BACKOFF_CAP, Servers, as_text, plain_client
 
 SLOTS = 16384
 _ASK_NODES = 3
@@ -149,7 +149,7 @@ class ClusterServers(Servers):
         nodes: set[Server] = set()
         owners: list[Server | None] = [None] * SLOTS
         for first, last, *holders in _ranges(ranges):
-            known = [Server(_text(host) or node.host, int(port)) for host, port, *_ in holders]
+            known = [Server(as_text(host or "") or node.host, int(port)) for host, port, *_ in holders]
             nodes.update(known)
             owners[int(first) : int(last) + 1] = [known[0]] * (int(last) - int(first) + 1)
         if not nodes:
@@ -166,10 +166,6 @@ def _ranges(answer: Any) -> Iterable[Any]:
     if isinstance(answer, dict):
         return [(first, last, found["primary"], *found.get("replicas", ())) for (first, last), found in answer.items()]
     return list(answer)
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value or "")
 
 
 class ClusterClient(SplittingClient):

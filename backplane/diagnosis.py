@@ -19,6 +19,7 @@ from typing import Any
 import hiredis
 
 from backplane.addresses import Address, Server
+from backplane.servers import as_text
 
 PATIENCE = 2.0
 """Seconds for each thing that is tried: longer than a server far away takes, and short for a person who waits."""
@@ -255,14 +256,14 @@ async def _examine_sentinel(address: Address, server: Server, line: _Line) -> No
             )
         raise _Faulty(f"the Sentinel {server} answers: {answer}", "correct sentinel_username and sentinel_password")
     primaries = [dict(zip(pairs[::2], pairs[1::2], strict=False)) for pairs in answer]
-    names = [_text(primary[b"name"]) for primary in primaries]
+    names = [as_text(primary[b"name"]) for primary in primaries]
     if address.service not in names:
         raise _Faulty(
             f"the Sentinel {server} watches over {', '.join(names) or 'nothing'}, not over {address.service!r}",
             "write the name behind the hosts of THREADLINE_REDIS_URL",
         )
     named = primaries[names.index(address.service)]
-    primary = Server(_text(named[b"ip"]), int(named[b"port"]))
+    primary = Server(as_text(named[b"ip"]), int(named[b"port"]))
     fault = await _examine(_of_one(address), primary)
     if fault is not None:
         raise _Faulty(f"the Sentinels name {primary} as the primary: {fault.text}", fault.advice)
@@ -290,10 +291,6 @@ async def _examine_node(server: Server, line: _Line) -> None:
             f"the Cluster of {server} is down: slots have no primary, or most primaries are not heard",
             "see `CLUSTER INFO` and `CLUSTER NODES` there",
         )
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 # --- one connection ------------------------------------------------------------------------------------

@@ -139,6 +139,11 @@ def client_options(login: dict[str, Any], retry: Retry) -> dict[str, Any]:
     }
 
 
+def as_text(value: Any) -> str:
+    """Return what a server said, bytes or not, as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def _heard(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
         task.exception()  # whoever waits is told; nobody may wait any more
