@@ -121,7 +121,7 @@ async def _examine_way(address: Address, server: Server) -> None:
         return
     try:
         async with _connected(server, None) as line:
-            answer = await line.ask("PING")
+            await line.ask("PING")
     except (OSError, TimeoutError, hiredis.ProtocolError):
         if await _speaks_tls(server):
             raise _Faulty(
@@ -129,7 +129,6 @@ async def _examine_way(address: Address, server: Server) -> None:
                 "write rediss in place of redis in THREADLINE_REDIS_URL (docs/redis.md#tls)",
             ) from None
         raise
-    del answer
 
 
 async def _examine_tls(address: Address, server: Server) -> None:

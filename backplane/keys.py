@@ -141,7 +141,7 @@ class Keys:
 
     def threads(self, tenant: str, subject: str) -> str:
         """Return the sorted set of a user's threads: thread id -> last started (ms, no two alike). TTL `thread_ttl`."""
-        return f"{self.prefix}:threads:{tenant}/{hashlib.sha256(subject.encode()).hexdigest()}"
+        return f"{self.prefix}:threads:{tenant}/{user_digest(subject)}"
 
     def user_calls(self, tenant: str, subject: str) -> str:
         """Return the string of a user's allowance of calls: `left now` (ms). TTL 10 s, and until it is full."""

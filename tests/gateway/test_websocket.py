@@ -20,7 +20,6 @@ from tests.gateway.echo import LIMIT, Echo, echoing, opened
 from tests.support.waiting import wait_until
 
 KEY = base64.b64encode(b"0123456789abcdef").decode()
-ANSWER = b"HTTP/1.1 101 "
 
 
 @pytest.fixture
