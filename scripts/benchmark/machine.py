@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -19,3 +20,8 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def described(facts: Mapping[str, Any]) -> str:
+    """Return the machine in a few words, from what `machine` returned: its size and its system."""
+    return f"{facts['cores']} cores, {facts['memory_gb']} GB, {facts['system']}"

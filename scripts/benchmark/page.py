@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from scripts.benchmark.machine import described
 from scripts.benchmark.peers import ROOT
 from scripts.benchmark.plot import svg
 from scripts.benchmark.results import Results
@@ -49,8 +50,8 @@ def _machine(results: Results) -> str:
     libraries = ", ".join(f"{name} {number}" for name, number in facts["libraries"].items())
     programs = ", ".join(facts.get("programs", {}).values())
     return (
-        f"Measured on {facts['date']}: {facts['cores']} cores, {facts['memory_gb']} GB, {facts['system']}; "
-        f"Python {facts['python']}, {libraries}; {programs}. Rounds: {facts['rounds']}; scale {facts['scale']:g}; "
+        f"Measured on {facts['date']}: {described(facts)}; Python {facts['python']}, {libraries}; {programs}. "
+        f"Rounds: {facts['rounds']}; scale {facts['scale']:g}; "
         f"load of the machine before: {facts['load_before']:g}. "
         f"The client alone took {facts['client_events_per_second']:,.0f} events/s, and opened "
         f"{facts['client_joins_per_second']:,.0f} sockets/s."

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark.machine import machine
+from scripts.benchmark.machine import described, machine
 from scripts.benchmark.page import put
 from scripts.endurance.load import Shape
 from scripts.endurance.restarts import Outcome
@@ -52,8 +52,8 @@ def _block(record: Record) -> str:
     facts, shape, seen = record["machine"], record["shape"], record["noticed"]
     return "\n".join(
         [
-            f"Measured on {facts['date']}: {facts['cores']} cores, {facts['memory_gb']} GB, {facts['system']}, Python "
-            f"{facts['python']}; clients, load balancer, store and fleet share them.",
+            f"Measured on {facts['date']}: {described(facts)}, Python {facts['python']}; clients, "
+            "load balancer, store and fleet share them.",
             "",
             f"{record['seconds']:.0f} s, {len(record['restarts'])} restarts; {record['clients']:,} clients, "
             f"{shape['clients']} turns at once, a word each {shape['pace']:g} ms: {seen['threads']:,} threads, "

@@ -7,14 +7,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from scripts.benchmark.machine import described
 from scripts.benchmark.page import put
 from scripts.endurance.flat import Verdict
 from scripts.endurance.picture import svg
 from scripts.endurance.samples import Sample
-from tests.fleet.fleet import CODE
+from scripts.faultsuite.page import PAGE
 
-PAGE = CODE / "docs" / "reliability.md"
-PLOT = CODE / "docs" / "soak.svg"
+PLOT = PAGE.with_name("soak.svg")
 _HEAD = ("process", "memory at the end", "grew by", "files at the end", "grew by", "of a core", "result")
 
 
@@ -53,8 +53,8 @@ def told(kept: dict[str, Any]) -> str:
     """Return the run in a few sentences."""
     machine, seen = kept["machine"], kept["noticed"]
     return (
-        f"Run on {machine['date']} for {kept['minutes']:g} minutes: {machine['cores']} cores, "
-        f"{machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}.\n"
+        f"Run on {machine['date']} for {kept['minutes']:g} minutes: {described(machine)}, "
+        f"Python {machine['python']}.\n"
         f"{seen['threads']:,} threads, {seen['turns']:,} turns, {seen['events']:,} events, "
         f"{seen['reconnects']:,} reconnects; {len(kept['wrong'])} threads with something wrong."
     )

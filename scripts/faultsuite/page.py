@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scripts.benchmark.machine import described
 from scripts.benchmark.page import put
 from scripts.faultsuite.record import Record
 from scripts.faultsuite.table import markdown
@@ -32,8 +33,8 @@ def write(record: Record, page: Path = PAGE) -> None:
 def _machine(record: Record) -> str:
     facts = record["machine"]
     return (
-        f"Measured on {facts['date']}: {facts['cores']} cores, {facts['memory_gb']} GB, {facts['system']}, "
-        f"Python {facts['python']}; load of the machine when it ended: {facts['load']:g}."
+        f"Measured on {facts['date']}: {described(facts)}, Python {facts['python']}; "
+        f"load of the machine when it ended: {facts['load']:g}."
     )
 
 

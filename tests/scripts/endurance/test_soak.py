@@ -11,6 +11,7 @@ from scripts.endurance import soak_page
 from scripts.endurance.picture import svg
 from scripts.endurance.samples import Held, Sample
 from scripts.endurance.soak import app, show, verdicts
+from scripts.faultsuite.page import PAGE
 
 
 def _samples(leak: int) -> list[Sample]:
@@ -86,7 +87,7 @@ def test_the_figures_of_a_run_may_be_put_there_later(tmp_path: Path) -> None:
 
 def test_the_page_in_the_repository_has_the_marks(tmp_path: Path) -> None:
     copy = tmp_path / "page.md"
-    copy.write_text(soak_page.PAGE.read_text())
+    copy.write_text(PAGE.read_text())
     samples = _samples(0)
     soak_page.write(_kept(samples), samples, verdicts(samples), copy, tmp_path / "soak.svg")
     assert "Run on 2026-01-02" in copy.read_text()
