@@ -12,13 +12,14 @@ from redis.exceptions import RedisError
 from backplane.ids import new_id
 from scripts.endurance.crowd import Crowd, judged
 from scripts.endurance.lean import LeanWatcher
+from scripts.faultsuite.case import PATIENCE
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
 from tests.fleet.watcher import Watcher
 from threadline_client.errors import ClientError
 
-PATIENCE = 60.0
-"""Seconds that anything may take before it counts as never."""
+SETTINGS = {"calls_per_second": 1000, "calls_burst": 1000}
+"""Of the fleet, on top of the product's defaults: the load comes from few sockets."""
 PACE = 20.0
 """Milliseconds between two words: about what a model takes."""
 _LONGEST = 14.4

@@ -19,12 +19,11 @@ from scripts.benchmark.peers import loop_factory
 from scripts.benchmark.processes import raise_open_files_limit
 from scripts.endurance import soak_page
 from scripts.endurance.flat import Verdict, judge
-from scripts.endurance.load import Load, Noticed, Shape
+from scripts.endurance.load import SETTINGS, Load, Noticed, Shape
 from scripts.endurance.picture import svg
 from scripts.endurance.samples import Sample, Sampler, sample, series
 from tests.fleet.fleet import Fleet
 
-_SETTINGS = {"calls_per_second": 1000, "calls_burst": 1000}
 _MEMORY, _FILES = 4e6, 8
 """What a process may grow by in any case: bytes, open files."""
 _TELL_EACH = 12
@@ -35,7 +34,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 async def soak(shape: Shape, seconds: float, every: float, told: Callable[[str], None]) -> tuple[list[Sample], Noticed]:
     """Run two gateways, two workers and a store under load; return the samples, and what clients noticed."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        async with Fleet(Path(folder), 2, 2, _SETTINGS, base={}) as fleet:
+        async with Fleet(Path(folder), 2, 2, SETTINGS, base={}) as fleet:
             load, sampler = Load(fleet, shape), Sampler(fleet)
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(load.run())

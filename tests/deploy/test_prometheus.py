@@ -22,15 +22,13 @@ from tests.deploy.files import DEPLOY, read
 from tests.deploy.test_grafana import PANELS
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
+from tests.support.skipping import unable
 from tests.support.waiting import wait_until
 
 PROGRAM = shutil.which("prometheus")
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(
-        PROGRAM is None and not os.environ.get("CI"), reason="no prometheus here (apt-get install prometheus)"
-    ),
 ]
 QUERIES = {
     f"{panel['id']} {panel['title']} {target['refId']}": target["expr"].replace("$__rate_interval", "1m")
@@ -84,6 +82,8 @@ async def scraping(targets: list[str], folder: Path) -> AsyncIterator[Prometheus
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def prometheus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Prometheus]:
     """Return a Prometheus that has seen a fleet answer, refuse, and hand over a turn."""
+    if PROGRAM is None:
+        unable("expected prometheus on the PATH, found none; install it (apt-get install prometheus)")
     folder = tmp_path_factory.mktemp("fleet")
     fleet = Fleet(folder, gateways=2, workers=2)
     ports = [free_port() for _ in fleet.workers]
