@@ -1,7 +1,7 @@
 """The self-test of a process that starts: what it is configured with, tried on the real path.
 
 A wrong client or server is found here, before the process says that it is ready, and not by the first message that is
-lost. What the doctor looks at beyond this costs no message (checks.py).
+lost. What the doctor looks at beyond this costs no message (doctor/checks.py).
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from typing import TextIO
 
 import httpx
 
-from backplane.checks import check_redis
+from backplane.doctor.checks import check_redis
+from backplane.doctor.findings import Finding
 from backplane.errors import Misconfigured
-from backplane.findings import Finding
 from backplane.settings import Settings
 from cli.screen import printable
 from cli.serve import EXTERNAL

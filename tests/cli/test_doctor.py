@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backplane.checks import check_redis
 from backplane.connection import Backplane
-from backplane.findings import Finding
+from backplane.doctor.checks import check_redis
+from backplane.doctor.findings import Finding
 from backplane.settings import Settings
 from cli.doctor import check_gateway, check_settings, examine, report, with_local_store
 from tests.clients.python.scripted_gateway import gateways

@@ -10,8 +10,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from backplane.checks import check_redis
 from backplane.connection import Backplane
+from backplane.doctor.checks import check_redis
 from backplane.embedded import HOST
 from backplane.errors import Misconfigured
 from backplane.ids import thread_ref

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from backplane.checks import check_redis
+from backplane.doctor.checks import check_redis
+from backplane.doctor.findings import Finding
+from backplane.doctor.rights import OF_CHANNELS, OF_KEYS
 from backplane.embedded import HOST
-from backplane.findings import Finding
-from backplane.rights import OF_CHANNELS, OF_KEYS
 from backplane.settings import Settings
 from tests.servers.certificates import Authority
 from tests.servers.deployments import PASSWORD, Cluster, Node, Watched, find_with_tls, tls_query

@@ -15,13 +15,14 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from backplane import diagnosis, findings
+from backplane import diagnosis
 from backplane.addresses import Address
 from backplane.connection import RETRIES, Backplane, as_recorded, open_servers, redis_errors
+from backplane.doctor import findings
+from backplane.doctor.findings import Finding
+from backplane.doctor.rights import lacking
 from backplane.errors import Internal, Misconfigured, ThreadlineError
-from backplane.findings import Finding
 from backplane.ids import new_id, thread_ref
-from backplane.rights import lacking
 from backplane.servers import Servers, as_text
 from backplane.settings import Settings
 

@@ -8,7 +8,7 @@ import pytest
 
 from backplane.addresses import Kind, parse
 from backplane.diagnosis import Encryption
-from backplane.findings import (
+from backplane.doctor.findings import (
     buffers,
     clients,
     clock,

@@ -1,0 +1,1 @@
+"""What `threadline doctor` finds at Redis."""
