@@ -69,6 +69,8 @@ class LeanLink(asyncio.Protocol):
         answered: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
         def take(answer: Mapping[str, Any] | None) -> None:
+            if answered.done():  # whoever asked has given up
+                return
             if answer is None:
                 answered.set_exception(LinkLost(f"{self.url}: {self.reason}"))
                 return

@@ -40,6 +40,30 @@ async def test_a_call_whose_connection_ends_is_lost() -> None:
             await link.call("thread:unsubscribe", {"thread_id": "tea"})
 
 
+async def test_a_call_that_is_answered_after_it_was_given_up_does_no_harm() -> None:
+    async with gateways(1) as (_, (node,)):
+        link = LeanLink(node.url, lambda name, data: None)
+        await link.open(None)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await link.call("thread:unsubscribe", {"thread_id": "tea"})
+        assert (await link.call("thread:unsubscribe", {"thread_id": "tea"}))["ok"]
+        assert node.calls["thread:unsubscribe"] == 2
+        assert not link.gone.is_set()
+        await link.close()
+
+
+async def test_a_call_that_was_given_up_does_not_keep_its_connection_from_ending() -> None:
+    async with gateways(1) as (_, (node,)):
+        link = LeanLink(node.url, lambda name, data: None)
+        await link.open(None)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await link.call("thread:unsubscribe", {"thread_id": "tea"})
+        await link.close()
+        assert link.gone.is_set()
+
+
 async def test_a_gateway_that_is_not_there_is_a_lost_link() -> None:
     async with await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
