@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Value = str | int | float | bool
 THREAD, REQUEST, TENANT = "threadline.thread_id", "threadline.request_id", "threadline.tenant"
-"""Attributes that every span of a turn has."""
+"""Attributes of spans: which thread and tenant, and which turn where that is known."""
 ATTEMPT, NODE, STATE = "threadline.attempt", "threadline.node_id", "threadline.state"
 ERROR_TYPE, MESSAGE = "error.type", "messaging.message.id"
 MAX_HEADER = 512

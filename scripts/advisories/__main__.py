@@ -15,7 +15,10 @@ from pathlib import Path
 from scripts.advisories.reports import Report, of_npm, of_pip
 
 ROOT = Path(__file__).parents[2]
-PYTHON = ("requirements.lock", "requirements-embedded.lock", "requirements-dev.lock", "requirements-node.lock")
+PYTHON = (
+    "requirements.lock", "requirements-embedded.lock", "requirements-dev.lock", "requirements-node.lock",
+    "requirements-audit.lock",
+)  # fmt: skip
 JAVASCRIPT = ("clients/typescript", "page", "tests/javascript")
 FOUND, UNAUDITED = 1, 3
 PATIENCE = 600.0

@@ -13,7 +13,9 @@ from cli.main import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    path.relative_to(ROOT).as_posix() for folder in (".", "docs", "scripts") for path in (ROOT / folder).glob("*.md")
+    path.relative_to(ROOT).as_posix()
+    for folder in (".", "clients/python", "clients/typescript", "deploy", "docs", "scripts")
+    for path in (ROOT / folder).glob("*.md")
 )
 
 
