@@ -111,6 +111,8 @@ class LivePath:
         self._settings = settings
         self._publish = publish
         self._pause = pause
+        self._fell_silent = asyncio.Event()
+        """Set when the connection is lost: the canary must not sleep on."""
         self._channels: dict[bytes, None] = {}
         # commands sent and not yet confirmed, per channel: only the last confirmation counts
         self._pending: Counter[bytes] = Counter()
@@ -252,6 +254,7 @@ class LivePath:
                 _log.warning("no live connection; trying again", server=str(self._server), error=repr(error))
             finally:
                 self.deaf = True
+                self._fell_silent.set()
                 self._connected.clear()
                 self._connection = None
                 if connection is not None:
@@ -309,7 +312,7 @@ class LivePath:
             await self._connected.wait()
             if self._heard and not self.deaf:
                 self._heard = False
-                await asyncio.sleep(self._pause)
+                await self._rest()
                 continue
             self._heard = False
             self._sung += 1
@@ -333,7 +336,19 @@ class LivePath:
                 self.deaf = True
                 self.trouble = self.trouble or error.message
                 _log.warning("the canary could not sing", server=str(self._server), error=error.message)
-            await asyncio.sleep(self._settings.canary_interval if self.deaf else self._pause)
+            if self.deaf:
+                await asyncio.sleep(self._settings.canary_interval)
+            else:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Pause between two songs, but not while the connection is lost."""
+        self._fell_silent.clear()
+        if self.deaf:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pause):
+                await self._fell_silent.wait()
 
     async def _hear(self, number: int) -> None:
         while self._canary_number < number:

@@ -22,7 +22,8 @@ _AT_ONCE = 100
 """Due turns of one partition that are looked at in one pass."""
 AHEAD = 1.0
 """Seconds that a partition in which nothing will be due is left alone. What comes into it meanwhile is due later still:
-two seconds for a doorbell that was not answered, a lease for a worker, and a deadline is further away than both."""
+two seconds for a doorbell that was not answered, a lease for a worker, and a deadline is further away than both.
+Only an approval that expires sooner, or what is left of a deadline behind one, is noticed up to this much late."""
 # The lease outlives a few passes, so that a slow pass does not put two recoverers to work for nothing.
 _LEASE_PASSES = 4
 
@@ -89,6 +90,10 @@ class Recoverer:
                 return None
             took, left = await pipelined(self._backplane.redis, [("SET", key, me, "NX", "PX", lease), ("PTTL", key)])
             self._mine = took == b"OK"
+        if self._mine:
+            # A store that lost everything must know this fleet's numbers again before the next process starts by
+            # them; and who differs from what is recorded must not look at the wrong partitions.
+            await self._backplane.check_meta()
         return None if self._mine else min(max(left, 0), lease) / 1000
 
     async def look(self) -> int:

@@ -135,6 +135,10 @@ class SessionCache:
         """Forget a thread."""
         self._entries.pop(ref, None)
 
+    def clear(self) -> None:
+        """Forget every thread."""
+        self._entries.clear()
+
     def __len__(self) -> int:
         return len(self._entries)
 

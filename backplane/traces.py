@@ -10,6 +10,7 @@ come from, or their token; and of an error its kind alone, for its message may q
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -46,6 +47,8 @@ _PARENT, _STATE = "traceparent", "tracestate"
 _KIND = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _W3C = TraceContextTextMapPropagator()
 _log = structlog.get_logger("backplane.traces")
+# it quotes what clients send; a malformed tracestate is ignored, as W3C says
+logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
 
 
 # --- the context -------------------------------------------------------------------------------------------

@@ -37,9 +37,11 @@ async def revoke(
         for url in urls:
             try:
                 return _done(await _ask(http, url, token, asked), subject, token_id)
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-                said.append(f"{url}: {error or type(error).__name__}")
-    raise Unavailable(f"nothing was taken back ({'; '.join(said)}); see that a gateway runs, or name it with --url")
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
+                said.append(f"{url}: {printable(str(error)) or type(error).__name__}")
+    raise Unavailable(
+        f"no gateway confirmed it ({'; '.join(said)}); see that one runs, or name it with --url, and ask again"
+    )
 
 
 async def _ask(http: httpx.AsyncClient, url: str, token: str | None, asked: dict[str, str]) -> Any:

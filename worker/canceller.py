@@ -18,15 +18,29 @@ _FORGET = "forget "
 
 
 class Canceller:
-    """Listens to the control channels of all partitions. A listener of live channels."""
+    """Listens to the control channels of all partitions. A listener of live channels.
+
+    Args:
+        backplane: whose channels.
+        slots: the turns of this worker, by request id.
+        heartbeat: asks for their verdicts.
+        forget: forgets what is kept of a thread that was deleted.
+        forget_all: forgets what is kept of any thread, when it cannot be known which was deleted.
+    """
 
     def __init__(
-        self, backplane: Backplane, slots: Mapping[str, Slot], heartbeat: Heartbeat, forget: Callable[[ThreadRef], None]
+        self,
+        backplane: Backplane,
+        slots: Mapping[str, Slot],
+        heartbeat: Heartbeat,
+        forget: Callable[[ThreadRef], None],
+        forget_all: Callable[[], None],
     ) -> None:
         self._backplane = backplane
         self._slots = slots
         self._heartbeat = heartbeat
         self._forget = forget
+        self._forget_all = forget_all
         self._checks: set[asyncio.Task[bool]] = set()
         self._missed = False
 
@@ -66,6 +80,7 @@ class Canceller:
 
     def _check_all(self) -> None:
         self._missed = False
+        self._forget_all()  # the push of a delete may have been lost, and no verdict tells of it
         self._check(list(self._slots.values()))
 
     def _check(self, slots: list[Slot]) -> None:

@@ -59,6 +59,10 @@ class Ledger:
         others = (turn for turn in self._ended if (turn["tenant"], turn["thread_id"]) != (ref.tenant, ref.thread_id))
         self._ended = deque(others, maxlen=KEPT_TURNS)
 
+    def forget_all(self) -> None:
+        """Forget all ended turns."""
+        self._ended.clear()
+
     def turns(self) -> list[dict[str, Any]]:
         """Return what runs, and what has ended lately."""
         since = self._now() - KEPT_SECONDS

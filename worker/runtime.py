@@ -49,7 +49,7 @@ class Worker:
         self.ledger = Ledger(backplane.members.clock.now, self.metrics)
         self._appender = Appender(backplane)
         self._heartbeat = Heartbeat(backplane, self._slots)
-        self._canceller = Canceller(backplane, self._slots, self._heartbeat, self._forget)
+        self._canceller = Canceller(backplane, self._slots, self._heartbeat, self._forget, self._forget_all)
         self.claimer = Claimer(backplane, self._free, self._begin)
 
     @property
@@ -108,6 +108,10 @@ class Worker:
         self._cache.invalidate(ref)
         self.ledger.forget(ref)
 
+    def _forget_all(self) -> None:
+        self._cache.clear()
+        self.ledger.forget_all()
+
     def _begin(self, claim: Claim) -> None:
         slot = Slot(self._backplane, self._appender, self._cache, self._agent, claim)
         if (before := self._slots.get(claim.request_id)) is not None:
@@ -153,7 +157,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         Misconfigured: when the agent cannot be loaded, or the settings contradict what Redis holds.
     """
     agent = load_agent(settings.agent)
-    # relaxed: what the control channels say, the verdict of the next heartbeat says as well
+    # relaxed: of a cancel the next heartbeat tells as well, and what a delete asks for is made up for by forgetting all
     async with opened_when_reachable(settings, stop, relaxed=True) as backplane:
         if backplane is None:
             return

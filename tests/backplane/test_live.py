@@ -142,6 +142,18 @@ async def test_a_relaxed_canary_pauses_for_longer_while_it_is_heard_alone(settin
         assert path._sung > sung
 
 
+async def test_a_relaxed_canary_wakes_when_the_connection_is_lost(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backplane.live.RELAXED", 1_000_000)
+    async with Backplane.open(settings(canary_interval=0.05), relaxed=True) as backplane:
+        (path,) = backplane.live._paths.values()
+        await wait_until(lambda: not path.deaf, "the first canary is heard")
+        backplane.live.reconnect()
+        await wait_until(lambda: path.deaf, "the connection is lost")
+        await wait_until(lambda: not path.deaf, "it sings at once")
+
+
 async def test_a_relaxed_canary_that_is_not_heard_does_not_wait_for_its_long_pause(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from backplane.connection import Backplane
+from backplane.errors import Misconfigured
 from backplane.ids import thread_ref
 from backplane.recoverer import Recoverer
 from backplane.turns import Claim, Start
@@ -22,6 +25,21 @@ async def test_only_one_of_two_processes_works(open_backplane: Any) -> None:
         assert left is not None
         assert 0 < left <= 1.0  # four passes
         assert await first._elect() is None
+
+
+async def test_a_store_that_lost_everything_is_told_the_number_of_partitions_again(open_backplane: Any) -> None:
+    """Else the next process to start would record its default, and half of the fleet would look in other places."""
+    async with open_backplane(partitions=5) as backplane:
+        await backplane.redis.flushdb()
+        assert await Recoverer(backplane)._elect() is None
+        assert await backplane.redis.hget(backplane.keys.meta, "partitions") == b"5"
+
+
+async def test_who_differs_from_the_recorded_number_does_not_work_and_says_so(open_backplane: Any) -> None:
+    async with open_backplane(partitions=5) as backplane:
+        await backplane.redis.hset(backplane.keys.meta, "partitions", 6)
+        with pytest.raises(Misconfigured, match="partitions=6"):
+            await Recoverer(backplane)._elect()
 
 
 async def test_another_takes_over_when_the_one_is_gone(open_backplane: Any) -> None:

@@ -61,8 +61,22 @@ async def test_the_next_gateway_is_asked_when_one_does_not_answer(node: RunningG
     assert await revoke([nobody(), node.url], ROOT, subject="mallory")
 
 
+@pytest.mark.parametrize("status", [200, 401])
+@pytest.mark.parametrize("said", [{"message": "who are you?"}, ["no"], {"error": "no"}])
+async def test_the_next_gateway_is_asked_when_something_else_answers(
+    node: RunningGateway, monkeypatch: pytest.MonkeyPatch, status: int, said: Any
+) -> None:
+    post = httpx.AsyncClient.post
+
+    async def answered(self: httpx.AsyncClient, url: str, **given: Any) -> httpx.Response:
+        return httpx.Response(status, json=said) if "proxy.invalid" in url else await post(self, url, **given)
+
+    monkeypatch.setattr(httpx.AsyncClient, "post", answered)
+    assert await revoke(["http://proxy.invalid", node.url], ROOT, subject="mallory")
+
+
 async def test_no_gateway_at_all_is_said_with_the_next_step() -> None:
-    with pytest.raises(Unavailable, match=r"nothing was taken back .* name it with --url"):
+    with pytest.raises(Unavailable, match=r"no gateway confirmed it .* name it with --url"):
         await revoke([nobody()], ROOT, subject="mallory")
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, cast
 
 from backplane.connection import Backplane
+from backplane.ids import thread_ref
 from backplane.sessions import SessionCache
 from tests.support.waiting import wait_until
 from worker.canceller import Canceller
@@ -25,7 +26,9 @@ class Beats:
 async def test_a_lost_connection_costs_one_heartbeat_however_many_partitions_there_are(backplane: Backplane) -> None:
     """Each channel tells that it may have missed something; 64 heartbeats at once would take 64 connections."""
     beats, slot = Beats(), object()
-    canceller = Canceller(backplane, {"r1": cast("Any", slot)}, cast("Heartbeat", beats), SessionCache(1).invalidate)
+    cache = SessionCache(1)
+    cache.put(thread_ref("deleted"), "e", 1, [])
+    canceller = Canceller(backplane, {"r1": cast("Any", slot)}, cast("Heartbeat", beats), cache.invalidate, cache.clear)
     await canceller.listen()
     try:
         backplane.live.reconnect()
@@ -33,6 +36,7 @@ async def test_a_lost_connection_costs_one_heartbeat_however_many_partitions_the
         for _ in range(5):
             await asyncio.sleep(0)
         assert beats.asked == [[slot]]
+        assert len(cache) == 0, "a delete may have been among what was lost"
         canceller.missed()
         await wait_until(lambda: len(beats.asked) == 2, "the next loss is noticed as well")
     finally:
