@@ -18,7 +18,7 @@ from backplane.settings import Settings
 _log = structlog.get_logger("backplane.live")
 
 # Short, because a silent node is worth more than a busy one is dear: silence stays below the poll interval.
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.5
+_BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.25
 _CONNECT_TIMEOUT = 1.0
 _CONFIRM_TIMEOUT = 5.0
 # Commands for so many channels are written at once after a reconnect, so that 100,000 of them do not stall the loop.
@@ -172,7 +172,9 @@ class LivePath:
     def _subscribe(self, name: bytes) -> asyncio.Future[None]:
         self._channels[name] = None
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(name, []).append(waiter)
+        # without those of connections that were lost before they had confirmed anything
+        waiting = [before for before in self._waiters.get(name, ()) if not before.done()]
+        self._waiters[name] = [*waiting, waiter]
         if self._connection is not None:
             self._send_subscribe(name)
         return waiter
@@ -246,8 +248,9 @@ class LivePath:
             try:
                 connection = await self._connect(address)
                 await self._resubscribe(connection)
-                pause = _BACKOFF_FIRST
                 await connection.closed
+                if self._connected.is_set():  # a balancer without a store behind it takes connections and closes them
+                    pause = _BACKOFF_FIRST
                 _log.warning("the live connection was lost; connecting again", server=str(self._server))
             except (OSError, TimeoutError) as error:
                 self.trouble = str(error) or f"no connection within {_CONNECT_TIMEOUT:g} s"
@@ -298,7 +301,8 @@ class LivePath:
             with suppress(asyncio.CancelledError):
                 async with asyncio.timeout(_CONFIRM_TIMEOUT):
                     await confirmed
-        self._owner.missed(names)
+        if not connection.closed.done():  # else the next connection has to hear of it
+            self._owner.missed(names)
 
     # --- the canary ------------------------------------------------------------------------------------
 

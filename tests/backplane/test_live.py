@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from backplane.addresses import Server
 from backplane.connection import Backplane
 from backplane.errors import Unavailable
 from backplane.settings import Settings
@@ -69,6 +71,33 @@ async def test_a_lost_connection_is_made_again_and_every_listener_is_told(backpl
     await publish(backplane, "c", b"again")
     await wait_until(lambda: ear.messages == [b"again"], "it hears again")
     assert backplane.live.reconnects == 1
+
+
+async def test_connections_that_are_closed_at_once_leave_nothing_behind(
+    backplane: Backplane,
+) -> None:
+    """A balancer without a store behind it does so, many times a second, and a worker listens to every partition."""
+    closed_at_once = 0
+
+    async def closing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal closed_at_once
+        closed_at_once += 1
+        writer.close()
+
+    ear = Ear()
+    await backplane.live.subscribe("some-channel", ear)
+    (path,) = backplane.live._paths.values()
+    real = path._server
+    async with await asyncio.start_server(closing, "127.0.0.1", 0) as closer:
+        host, port = closer.sockets[0].getsockname()
+        path._server = Server(host, port)
+        backplane.live.reconnect()
+        await wait_until(lambda: closed_at_once == 4, "it tries again and again")
+        assert len(path._waiters[b"some-channel"]) <= 1
+        assert ear.misses == 0
+        path._server = real
+    await wait_until(lambda: ear.misses == 1, "it is told once, when it can hear again")
+    assert not path._waiters
 
 
 async def test_five_lost_connections_in_a_row_are_survived(backplane: Backplane) -> None:
