@@ -6,7 +6,8 @@ from pathlib import Path
 
 from scripts.faultsuite import page, record
 from scripts.faultsuite.case import Case, Settled
-from scripts.faultsuite.suite import Result
+from scripts.faultsuite.mutants import MUTANTS
+from scripts.faultsuite.suite import CASES, Result
 from scripts.faultsuite.table import lines
 from tests.fleet.fleet import Fleet
 
@@ -47,3 +48,9 @@ def test_the_page_gets_what_was_run_and_keeps_the_rest(tmp_path: Path) -> None:
     assert "| no poll | 10a | GREEN |  |" in text
     assert text.startswith("before\n")
     assert text.endswith("<!-- random -->\n<!-- /random -->\nbehind\n")
+
+
+def test_the_page_has_every_row_and_every_mutant() -> None:
+    text = page.PAGE.read_text()
+    assert [case.name for case in CASES if f"\n| {case.name} |" not in text] == []
+    assert [mutant.name for mutant in MUTANTS if f"\n| {mutant.name} |" not in text] == []
