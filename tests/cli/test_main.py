@@ -140,12 +140,17 @@ async def test_a_refused_token_is_one_line_and_exit_code_1() -> None:
 async def test_ctrl_c_ends_a_tail_without_a_traceback() -> None:
     async with gateways(1) as (deployment, (node,)):
         deployment.append("tea", "r1", "chat_accepted", message="hi")
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "cli.main", "tail", "tea", "--after", "0", "--url", node.url),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        # a shell has what it starts in the background ignore SIGINT, and so would the command here
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "cli.main", "tail", "tea", "--after", "0", "--url", node.url),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert process.stdout is not None
         await process.stdout.readline()
         process.send_signal(signal.SIGINT)
