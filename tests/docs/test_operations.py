@@ -35,7 +35,8 @@ BY_HAND = {
     ),
     "a build": ("scripts/setup", "scripts/page", ".venv/bin/python -m pip wheel "),
 }  # fmt: skip
-"""What a command needs that a test does not have: how it begins. deploy/README.md says how these were tried."""
+"""What a command needs that a test does not have: how it begins. deploy/README.md says how these were tried; those of a
+cluster are run by tests/deploy/test_cluster_commands.py."""
 
 
 def blocks() -> list[str]:
