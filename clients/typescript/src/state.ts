@@ -13,25 +13,13 @@ import type {
   Item,
   Lane,
   QueueItemDelivered,
-  QueueItemQueued,
   Snapshot,
-  SnapshotTurn,
   ThreadEvent,
-  TurnRestarted,
   Usage,
 } from "./events.js";
-
-/** One call of a tool. `output` and `success` are null until it has run. */
-export interface ToolUse {
-  readonly tool_call_id: string;
-  readonly tool_name: string;
-  readonly args: Readonly<Record<string, unknown>> | null;
-  /** The arguments as the model writes them, before the call. */
-  readonly args_text: string;
-  readonly round: number;
-  readonly output: string | null;
-  readonly success: boolean | null;
-}
+import { type Outcome, outcomeOf } from "./outcome.js";
+import { placed, type QueueItem, queued, unqueued } from "./queue.js";
+import { hasEnded, newTurn, NO_TOOLS, progressed, stepped, type ToolUse, type TurnState, turnOf } from "./running.js";
 
 /** One message of the conversation. */
 export interface Message {
@@ -59,45 +47,6 @@ export interface Message {
   readonly usage: Usage | null;
 }
 
-/** A turn and what it has said so far. */
-export interface TurnState {
-  readonly request_id: string;
-  /**
-   * `ready`: no worker has it; `running`; `waiting` for a person. A parallel turn also `done` or `failed`: no history
-   * holds it, so it stays in `parallel` until it is dismissed or a snapshot comes.
-   */
-  readonly state: "ready" | "running" | "waiting" | "done" | "failed";
-  /** `parallel`, or the lane it waited in, or empty. */
-  readonly lane: Lane | "";
-  /** The message that it answers, if this client saw it. */
-  readonly message: string;
-  readonly attempt: number;
-  readonly round: number;
-  readonly text: string;
-  readonly thinking: string;
-  readonly tools: readonly ToolUse[];
-  readonly error_type: string;
-  /** What stands if another attempt goes on behind the last finished step. */
-  readonly kept: Kept | null;
-}
-
-interface Kept {
-  readonly offset: number;
-  readonly round: number;
-  readonly text: string;
-  readonly thinking: string;
-  readonly tools: readonly ToolUse[];
-}
-
-/** A message that waits in a lane. */
-export interface QueueItem {
-  readonly item_id: string;
-  readonly lane: Lane;
-  /** 1 is next. */
-  readonly position: number;
-  readonly preview: string;
-}
-
 /** A request for a decision that waits for one. */
 export interface Approval {
   readonly approval_id: string;
@@ -120,23 +69,6 @@ export interface Unsent {
   readonly created: number;
   /** Set once it is acknowledged; it disappears when the event at this place has come. */
   readonly cursor: { readonly epoch: string; readonly offset: number } | null;
-}
-
-/** How a turn ended. */
-export interface Outcome {
-  readonly request_id: string;
-  readonly ok: boolean;
-  /** The whole answer; for a turn that failed, what there was of it. */
-  readonly text: string;
-  /**
-   * Empty when `ok`. `cancelled`, `superseded`, `worker_lost`, …; `removed` for a message taken out of its lane;
-   * `delivered` for one that went into another turn; `unknown` when the log no longer tells.
-   */
-  readonly error_type: string;
-  /** What went wrong, for people. */
-  readonly message: string;
-  /** The terminal event, if it was seen. */
-  readonly event: ChatDone | ChatError | null;
 }
 
 /**
@@ -184,8 +116,6 @@ export type Local =
 
 /** Finished parallel turns that are kept to be read; no history holds them. */
 const MOST_BESIDE = 16;
-const LANES: readonly Lane[] = ["steer", "followup", "collect"];
-const NO_TOOLS: readonly ToolUse[] = [];
 
 /** The state of a thread of which nothing is known. */
 export function initialState(thread_id: string): ThreadState {
@@ -308,26 +238,6 @@ function messageOf(told: HistoryMessage, before?: Message): Message {
     : { ...message, thinking, tools, error_type, usage };
 }
 
-function turnOf(told: SnapshotTurn, lane: Lane | ""): TurnState {
-  const asks = (told.approvals ?? []).some((asked) => asked.state === "pending");
-  return {
-    ...newTurn(told.request_id, lane),
-    state: asks ? "waiting" : told.state,
-    attempt: told.attempt,
-    text: told.text,
-    thinking: told.thinking,
-    tools: told.tools.map((tool) => ({
-      tool_call_id: tool.tool_call_id,
-      tool_name: tool.tool_name,
-      args: tool.args,
-      args_text: "",
-      round: tool.round,
-      output: tool.output ?? null,
-      success: tool.success ?? null,
-    })),
-  };
-}
-
 function approvalOf(asked: Omit<Approval, "request_id" | "options" | "tool_name" | "args" | "question"> & Partial<ApprovalRequest>, request_id: string): Approval {
   return {
     approval_id: asked.approval_id,
@@ -376,50 +286,6 @@ function advanced(before: ThreadState, event: ThreadEvent): ThreadState {
   }
 }
 
-/** What an event of a turn itself makes of it; an event that is not known here changes nothing. */
-function progressed(turn: TurnState, event: ThreadEvent): TurnState {
-  switch (event.event) {
-    case "inference_start":
-      return { ...turn, state: "running", attempt: event.attempt };
-    case "inference_heartbeat":
-      return turn.state === "ready" ? { ...turn, state: "running" } : turn;
-    case "iteration_start":
-      return { ...turn, state: "running", round: event.round };
-    case "text_delta":
-      return { ...turn, state: "running", text: turn.text + event.delta };
-    case "thinking_delta":
-      return { ...turn, state: "running", thinking: turn.thinking + event.delta };
-    case "tool_args_delta":
-      return withTool(turn, event, (tool) => ({ ...tool, args_text: tool.args_text + event.delta }));
-    case "tool_call":
-      return withTool(turn, event, (tool) => ({ ...tool, args: event.args, round: event.round }));
-    case "tool_result":
-      return withTool(turn, event, (tool) => ({ ...tool, output: event.output, success: event.success }));
-    case "step_done":
-      return stepped(turn, event.offset);
-    case "turn_restarted":
-      return restarted(turn, event);
-    default:
-      return turn;
-  }
-}
-
-function newTurn(request_id: string, lane: Lane | ""): TurnState {
-  return {
-    request_id,
-    state: "ready",
-    lane,
-    message: "",
-    attempt: 1,
-    round: 1,
-    text: "",
-    thinking: "",
-    tools: NO_TOOLS,
-    error_type: "",
-    kept: null,
-  };
-}
-
 /** Change the turn of an event, wherever it runs. */
 function changed(state: ThreadState, event: ThreadEvent, change: (turn: TurnState) => TurnState): ThreadState {
   const { request_id } = event;
@@ -438,45 +304,6 @@ function changed(state: ThreadState, event: ThreadEvent, change: (turn: TurnStat
   }
   const turn = change(beside);
   return turn === beside ? state : { ...state, parallel: state.parallel.with(at, turn) };
-}
-
-function withTool(
-  turn: TurnState,
-  event: { readonly tool_call_id: string; readonly tool_name: string; readonly round: number },
-  change: (tool: ToolUse) => ToolUse,
-): TurnState {
-  const at = turn.tools.findLastIndex((tool) => tool.tool_call_id === event.tool_call_id);
-  const tool = turn.tools[at] ?? {
-    tool_call_id: event.tool_call_id,
-    tool_name: event.tool_name,
-    args: null,
-    args_text: "",
-    round: event.round,
-    output: null,
-    success: null,
-  };
-  const tools = at < 0 ? [...turn.tools, change(tool)] : turn.tools.with(at, change(tool));
-  return { ...turn, state: "running", tools };
-}
-
-function stepped(turn: TurnState, offset: number): TurnState {
-  const { round, text, thinking, tools } = turn;
-  return { ...turn, kept: { offset, round, text, thinking, tools } };
-}
-
-/** What the lost worker said is void; with `kept_offset`, only what came after that place. */
-function restarted(turn: TurnState, event: TurnRestarted): TurnState {
-  const fresh = { ...turn, state: "ready" as const, attempt: event.attempt };
-  if (event.kept_offset === undefined) {
-    return { ...fresh, round: 1, text: "", thinking: "", tools: NO_TOOLS, kept: null };
-  }
-  if (turn.kept?.offset === event.kept_offset) {
-    const { round, text, thinking, tools } = turn.kept;
-    return { ...fresh, round, text, thinking, tools };
-  }
-  // the step was done before this client came: the length of the text is told, the rest is as good as it gets
-  const text = [...turn.text].slice(0, event.kept_text ?? 0).join("");
-  return { ...fresh, text, tools: turn.tools.filter((tool) => tool.output !== null) };
 }
 
 function accepted(state: ThreadState, event: ChatAccepted): ThreadState {
@@ -531,50 +358,9 @@ function answerOf(event: ChatDone | ChatError, outcome: Outcome, turn: TurnState
   };
 }
 
-function hasEnded(turn: TurnState): boolean {
-  return turn.state === "done" || turn.state === "failed";
-}
-
 function fewest(turns: readonly TurnState[]): readonly TurnState[] {
   const surplus = turns.filter(hasEnded).length - MOST_BESIDE;
   if (surplus <= 0) return turns;
   const oldest = new Set(turns.filter(hasEnded).slice(0, surplus));
   return turns.filter((turn) => !oldest.has(turn));
 }
-
-/** How a turn ended, from its terminal event and the text that was seen of it. */
-export function outcomeOf(event: ChatDone | ChatError, text: string): Outcome {
-  const { request_id } = event;
-  return event.event === "chat_done"
-    ? { request_id, ok: true, text: event.full_response, error_type: "", message: "", event }
-    : { request_id, ok: false, text, error_type: event.error_type, message: event.message, event };
-}
-
-// --- lanes --------------------------------------------------------------------------------------------------------
-
-function queued(queue: readonly QueueItem[], event: QueueItemQueued): readonly QueueItem[] {
-  const { item_id, lane, position, preview } = event;
-  const others = queue.filter((item) => item.item_id !== item_id);
-  const mine = others.filter((item) => item.lane === lane);
-  mine.splice(position - 1, 0, { item_id, lane, position, preview });
-  return placed(queue, [...others.filter((item) => item.lane !== lane), ...mine]);
-}
-
-function unqueued(queue: readonly QueueItem[], item_id: string): readonly QueueItem[] {
-  const left = queue.filter((item) => item.item_id !== item_id);
-  return left.length === queue.length ? queue : placed(queue, left);
-}
-
-/** Lane by lane, with their positions; an item that stays as it was keeps its identity. */
-function placed(before: readonly QueueItem[], items: readonly QueueItem[]): readonly QueueItem[] {
-  const known = new Map(before.map((item) => [item.item_id, item]));
-  return LANES.flatMap((lane) =>
-    items
-      .filter((item) => item.lane === lane)
-      .map((item, n) => {
-        const old = known.get(item.item_id);
-        return old?.lane === lane && old.position === n + 1 ? old : { ...item, position: n + 1 };
-      }),
-  );
-}
-

@@ -17,7 +17,8 @@ import type { HistoryMessage, Item, Lane, Snapshot } from "./events.js";
 import { Feed } from "./feed.js";
 import { Outbox, newKey } from "./outbox.js";
 import { Reader } from "./reader.js";
-import type { Degraded, Local, QueueItem, ThreadState } from "./state.js";
+import type { QueueItem } from "./queue.js";
+import type { Degraded, Local, ThreadState } from "./state.js";
 import { initialState, reduce } from "./state.js";
 import { Turn, endedIn, endingOf } from "./turn.js";
 

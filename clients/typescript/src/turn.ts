@@ -2,8 +2,8 @@ import type { CallOptions, CancelResult, Started, TraceOptions } from "./calls.j
 import { unless } from "./connection.js";
 import { isTerminal } from "./events.js";
 import type { Cursor, Item, Lane, Snapshot } from "./events.js";
-import type { Outcome, ThreadState } from "./state.js";
-import { outcomeOf } from "./state.js";
+import { type Outcome, outcomeOf } from "./outcome.js";
+import type { ThreadState } from "./state.js";
 import type { Thread } from "./thread.js";
 
 /** One acknowledged message, and the answer to come. */

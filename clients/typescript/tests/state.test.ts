@@ -2,8 +2,9 @@ import { readFileSync, readdirSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { parseEvent, parseSnapshot } from "../src/events.js";
 import type { Item } from "../src/events.js";
+import type { TurnState } from "../src/running.js";
 import { initialState, reduce } from "../src/state.js";
-import type { Local, ThreadState, TurnState } from "../src/state.js";
+import type { Local, ThreadState } from "../src/state.js";
 
 const SEQUENCES = new URL("../../../tests/clients/sequences/", import.meta.url);
 
