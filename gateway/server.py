@@ -143,6 +143,10 @@ class Uvicorn(uvicorn.Server):
         self.should_exit = True
         self._leaving.set()
 
+    def hasten(self) -> None:
+        """Have `serve` not wait for requests that are not answered yet: somebody asked a second time."""
+        self.force_exit = True
+
     async def main_loop(self) -> None:
         """Serve until `leave`."""
         while not await self.on_tick(0):
@@ -208,6 +212,9 @@ async def _serve(settings: Settings, gateway: Gateway, stop: asyncio.Event) -> N
             # a role that ends is a defect, and a node that lacks one must not go on
             await asyncio.wait([serving, stopping, *roles], return_when=asyncio.FIRST_COMPLETED)
             await gateway.drain()
+        except asyncio.CancelledError:
+            server.hasten()
+            raise
         finally:
             stopping.cancel()
             server.leave()

@@ -120,7 +120,8 @@ class Slot:
                 await self._halt(answering)
         finally:
             answering.cancel()
-            await self._outbox.close()
+        # not in there: when this task is cancelled so is the appender, and nobody would tell of a batch on its way
+        await self._outbox.close()
         await self._end(answering)
 
     async def _halt(self, answering: asyncio.Task[None]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from cli.main import EXIT_INTERRUPTED
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
 
@@ -81,3 +83,19 @@ async def test_a_stream_survives_the_loss_of_every_connection_to_the_store(fleet
             assert await fleet.cut_everything() >= 2 * len(fleet.members)
         assert (await thread.ended(turn))["event"] == "chat_done"
         assert [len(watcher.arrivals) for watcher in thread.watchers] == [1, 1]
+
+
+async def test_a_second_signal_ends_a_gateway_though_a_stream_is_open(tmp_path: Path) -> None:
+    # the grace is far longer than anybody waits for its end
+    async with Fleet(tmp_path, gateways=1, workers=1, settings={"drain_grace": 600}) as fleet:
+        (gateway,) = fleet.gateways
+        async with Conversation(fleet, "t-1", checked=False) as thread:
+            turn = await thread.say("say 20000 words")
+            async with fleet.http.stream("GET", f"{gateway.url}/v1/threads/t-1/events") as stream:
+                lines = stream.aiter_lines()  # kept: the response would be closed with it
+                await anext(lines)
+                gateway.signal(signal.SIGTERM)
+                await gateway.says("draining")
+                gateway.signal(signal.SIGTERM)
+                assert await gateway.ended() == EXIT_INTERRUPTED
+            assert thread.watchers[0].terminal(turn) is None

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from backplane.ids import new_id
+from cli.main import EXIT_INTERRUPTED
 from scripts.faultsuite import worker_cases
+from scripts.faultsuite.case import AN_APPEND
+from tests.fleet.conditions import eventually
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
 from tests.fleet.watcher import caller
@@ -109,6 +112,29 @@ async def test_a_worker_that_has_taken_its_turns_ends_them_and_stops_in_order(tm
             for thread, turn in zip(threads, turns, strict=True):
                 assert (await thread.ended(turn))["event"] == "chat_done"
                 assert "turn_restarted" not in await thread.events(turn)
+
+
+async def test_a_second_signal_ends_a_worker_whose_batch_the_store_does_not_answer(fleet: Fleet, talk: Begin) -> None:
+    """It was told to hurry: it must not wait for what only a role that has ended could tell it."""
+    async with talk() as thread:
+        turn = await thread.say("say 20000 words")
+        await thread.words(turn, 10)
+        worker = await fleet.owner(thread.thread_id, turn)
+        assert worker.proxy is not None
+        worker.proxy.hold(AN_APPEND)
+        await worker.proxy.caught()
+        lives = len(worker.said)
+        worker.signal(signal.SIGTERM)
+
+        async def drains() -> bool:
+            return "draining" in worker.said[lives:]
+
+        await eventually(drains, "the worker to drain")
+        worker.signal(signal.SIGTERM)
+        assert await worker.ended() == EXIT_INTERRUPTED
+        await fleet.attempt(thread.thread_id, turn, 2)
+        await thread.cancel(turn)
+        assert (await thread.ended(turn))["error_type"] == "cancelled"
 
 
 async def test_followups_keep_their_order_when_the_worker_dies_in_the_first_turn(fleet: Fleet, talk: Begin) -> None:
