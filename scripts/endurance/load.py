@@ -6,6 +6,7 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -18,8 +19,8 @@ from tests.fleet.fleet import Fleet
 from tests.fleet.watcher import Watcher
 from threadline_client.errors import ClientError
 
-SETTINGS = {"calls_per_second": 1000, "calls_burst": 1000}
-"""Of the fleet, on top of the product's defaults: the load comes from few sockets."""
+_SLOTS = 16
+"""Of a worker, at least: the product's default."""
 PACE = 20.0
 """Milliseconds between two words: about what a model takes."""
 _LONGEST = 14.4
@@ -80,6 +81,15 @@ class Noticed:
     """When one was acknowledged, and how long that took (seconds)."""
     wrong: list[str] = field(default_factory=list)
     """What does not hold, with the thread."""
+
+
+def settings(clients: int) -> dict[str, Any]:
+    """Return the fleet's settings, on top of the product's defaults.
+
+    The load comes from few sockets; and each worker has as many slots as threads are talked in at once, so that no turn
+    waits for one while the other worker is away.
+    """
+    return {"calls_per_second": 1000, "calls_burst": 1000, "slots": max(clients, _SLOTS)}
 
 
 def silences(watcher: Watcher) -> list[tuple[float, float]]:

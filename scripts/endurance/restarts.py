@@ -14,14 +14,12 @@ from typing import cast
 
 from scripts.endurance.crowd import Crowd
 from scripts.endurance.latency import Histograms, quantile, since
-from scripts.endurance.load import SETTINGS, Load, Noticed, Shape
+from scripts.endurance.load import Load, Noticed, Shape, settings
 from scripts.faultsuite.case import PATIENCE
 from tests.deploy.balancers import BALANCERS, balanced
 from tests.fleet.fleet import Fleet, Member
 
 GATEWAYS, WORKERS = 3, 2
-_SLOTS = 16
-"""Of a worker, at least: the product's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +86,8 @@ def needs() -> str | None:
 @asynccontextmanager
 async def _fleet(folder: Path, turns: int, told: Callable[[str], None]) -> AsyncIterator[tuple[Fleet, Fleet]]:
     """Start a fleet; yield it as it is, and as it looks from in front of HAProxy."""
-    # while one worker is away, the others run all turns: else they would wait for a slot
-    settings = SETTINGS | {"slots": max(turns, _SLOTS)}
     async with (
-        Fleet(folder / "fleet", GATEWAYS, WORKERS, settings, base={}) as fleet,
+        Fleet(folder / "fleet", GATEWAYS, WORKERS, settings(turns), base={}) as fleet,
         balanced(BALANCERS[0], fleet, folder) as front,
     ):
         told(f"{GATEWAYS} gateways and {WORKERS} workers behind HAProxy")

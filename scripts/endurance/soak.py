@@ -19,13 +19,16 @@ from scripts.benchmark.peers import loop_factory
 from scripts.benchmark.processes import raise_open_files_limit
 from scripts.endurance import soak_page
 from scripts.endurance.flat import Verdict, judge
-from scripts.endurance.load import SETTINGS, Load, Noticed, Shape
+from scripts.endurance.load import Load, Noticed, Shape, settings
 from scripts.endurance.picture import svg
 from scripts.endurance.samples import Sample, Sampler, sample, series
 from tests.fleet.fleet import Fleet
 
 _MEMORY, _FILES = 4e6, 8
 """What a process may grow by in any case: bytes, open files."""
+_CLIENTS = 60
+"""So many that what each process keeps a bounded number of is full long before the first third of half an hour is over,
+which is warming up: nothing but a leak grows behind it."""
 _TELL_EACH = 12
 """Samples of which one is printed."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -34,7 +37,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 async def soak(shape: Shape, seconds: float, every: float, told: Callable[[str], None]) -> tuple[list[Sample], Noticed]:
     """Run two gateways, two workers and a store under load; return the samples, and what clients noticed."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        async with Fleet(Path(folder), 2, 2, SETTINGS, base={}) as fleet:
+        async with Fleet(Path(folder), 2, 2, settings(shape.clients), base={}) as fleet:
             load, sampler = Load(fleet, shape), Sampler(fleet)
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(load.run())
@@ -82,7 +85,7 @@ def show(judged: Sequence[Verdict], kept: dict[str, Any], console: Console) -> N
 @app.command()
 def main(
     minutes: Annotated[float, typer.Option(min=0.2, help="How long; below 10, much of it is warming up.")] = 30.0,
-    clients: Annotated[int, typer.Option(min=1, help="Threads that are talked in at once.")] = 20,
+    clients: Annotated[int, typer.Option(min=1, help="Threads that are talked in at once.")] = _CLIENTS,
     watchers: Annotated[int, typer.Option(min=1, help="Clients that follow each thread.")] = 3,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two samples.")] = 5.0,
     output: Annotated[Path, typer.Option(help="Folder for soak.json and soak.svg.")] = Path(".threadline"),
