@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +13,10 @@ import typer
 from typer.core import TyperGroup
 
 from backplane.errors import Misconfigured, ThreadlineError
+from cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from backplane.settings import Settings
-
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class Verbs(TyperGroup):
@@ -113,23 +111,21 @@ def serve(
     Without --redis-url (or THREADLINE_REDIS_URL) it brings its own store, and keeps what is said in --data-dir.
     """
     settings = _settings(host=host, port=port, data_dir=data_dir, redis_url=redis_url, agent=agent, slots=slots)
+    from cli.process import run_until_stopped
     from cli.serve import serve as run
 
     own_store = "redis_url" not in settings.model_fields_set
     url = None if own_store else settings.redis_url
-    _run_until_stopped(lambda stop: run(settings, gateways, workers, url, stop=stop))
+    run_until_stopped(lambda stop: run(settings, gateways, workers, url, stop=stop))
 
 
 @app.command()
 def gateway(host: Host = None, port: Port = None, redis_url: RedisUrl = None) -> None:
     """Run one gateway: clients connect to it. SIGTERM or Ctrl-C drains it."""
     settings = _settings(host=host, port=port, redis_url=redis_url)
-    from backplane import logs, traces
     from gateway.server import run
 
-    logs.configure(settings)
-    with traces.exporting(settings, "threadline-gateway"):
-        _run_until_stopped(lambda stop: run(settings, stop))
+    _run_member(settings, "threadline-gateway", run)
 
 
 @app.command()
@@ -148,12 +144,9 @@ def worker(
 ) -> None:
     """Run one worker: it answers with an agent. SIGTERM or Ctrl-C drains it."""
     settings = _settings(agent=agent, slots=slots, max_turns=max_turns, redis_url=redis_url)
-    from backplane import logs, traces
     from worker.runtime import run
 
-    logs.configure(settings)
-    with traces.exporting(settings, "threadline-worker"):
-        _run_until_stopped(lambda stop: run(settings, stop))
+    _run_member(settings, "threadline-worker", run)
 
 
 @app.command()
@@ -393,7 +386,27 @@ def doctor(url: Urls = None, redis_url: RedisUrl = None, as_json: Json = False) 
 
 def main() -> None:
     """Run the command that the process was called with; the console script."""
-    app(prog_name="threadline")
+    try:
+        app(prog_name="threadline")
+    except SystemExit as ended:
+        if threading.active_count() > 1:  # Python waits for it, and it may be in a call that never ends
+            from cli.process import LAST, leave_within
+
+            leave_within(LAST, ended.code if isinstance(ended.code, int) else EXIT_FAILED)
+        raise
+
+
+def _run_member(settings: Settings, service: str, run: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:
+    from backplane import logs, traces
+    from cli.process import run_until_stopped
+
+    async def start(stop: asyncio.Event) -> None:
+        # in here: the last spans are sent before what an agent leaves behind is waited for
+        with traces.exporting(settings, service):
+            await run(settings, stop)
+
+    logs.configure(settings)
+    run_until_stopped(start)
 
 
 def _settings(**given: object) -> Settings:
@@ -419,39 +432,6 @@ def _client_settings(urls: list[str] | None, token: str | None) -> Settings:
 
 def _finish(work: Coroutine[Any, Any, int]) -> None:
     raise typer.Exit(asyncio.run(work))
-
-
-def _run_until_stopped(start: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run a process of the product until SIGINT or SIGTERM asks it to stop; a second one ends it at once."""
-    from cli.tasks import tell_when_asked
-
-    async def run() -> None:
-        stop, task, loop = asyncio.Event(), asyncio.current_task(), asyncio.get_running_loop()
-
-        def ask() -> None:
-            if stop.is_set() and task is not None:
-                task.cancel()
-            stop.set()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(NotImplementedError):  # Windows: KeyboardInterrupt ends the process there
-                loop.add_signal_handler(number, ask)
-        tell_when_asked()
-        await start(stop)
-
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run())
-    except asyncio.CancelledError:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # Windows has none
-        return None
-    return uvloop.new_event_loop
 
 
 def _complain(error: Exception) -> None:

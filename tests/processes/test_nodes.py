@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import EXIT_INTERRUPTED
+from cli.exits import EXIT_INTERRUPTED
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
 

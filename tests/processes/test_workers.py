@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backplane.ids import new_id
-from cli.main import EXIT_INTERRUPTED
+from cli.exits import EXIT_INTERRUPTED
 from scripts.faultsuite import worker_cases
 from scripts.faultsuite.case import AN_APPEND
 from tests.fleet.conditions import eventually
