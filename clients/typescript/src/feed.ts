@@ -151,7 +151,7 @@ export class Feed implements Watcher {
         if (this.connection.link !== link) return;
         if (refused && !refused.retryable) this.failed(refused);
         else if (refused?.retry_after_ms) this.timer = setTimeout(() => this.settle(), refused.retry_after_ms);
-        else if (this.tracker.stuck) link.cut("the gateway did not send again what is missing here");
+        else if (!refused && this.tracker.stuck) link.cut("the gateway did not send again what is missing here");
         else this.settle();
       })
       .catch((error: unknown) => {
