@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from sse_starlette import EventSourceResponse
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
@@ -26,6 +26,8 @@ from gateway.verbs import Verbs
 _log = structlog.get_logger("gateway.http")
 PING_SECONDS = 15
 """A comment is sent when a stream was silent for this long, so that no proxy closes it."""
+_GONE = "gone"
+"""What a call is counted as whose client left before its body was whole."""
 
 INDEX = """Threadline: a Socket.IO gateway for AI-agent chat.
 
@@ -111,6 +113,9 @@ class Http:
             except ThreadlineError as error:
                 code = error.code
                 return _refusal(error)
+            except ClientDisconnect:  # before the end of its body: no defect of ours, and nobody hears an answer
+                code = _GONE
+                return Response(status_code=400)
             except Exception:
                 code = Internal.code
                 _log.exception("a request failed", path=request.url.path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from backplane.errors import InvalidPayload
 from backplane.settings import Settings
@@ -234,6 +235,32 @@ async def test_metrics_are_served_in_prometheus_text(gateway_settings: Make) -> 
         text = (await http.get("/metrics")).text
         assert 'threadline_calls_total{code="not_found",verb="http:snapshot"} 1.0' in text
         assert "threadline_sockets 0.0" in text
+
+
+async def test_a_client_that_leaves_while_it_sends_its_body_is_no_defect_of_the_gateway(
+    gateway_settings: Make,
+) -> None:
+    """It is counted as gone, and no error is logged."""
+    settings = gateway_settings()
+    async with serving(settings) as node, httpx.AsyncClient(base_url=node.url) as http:
+        with structlog.testing.capture_logs() as logged:
+            _, writer = await asyncio.open_connection("127.0.0.1", http.base_url.port)
+            head = b"POST /v1/threads/t/turns HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+            writer.write(head + b'{"message": ')
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+            async def counted() -> str:
+                lines = (await http.get("/metrics")).text.splitlines()
+                return next((line for line in lines if line.startswith("threadline_calls_total{")), "")
+
+            async def is_counted() -> bool:
+                return await counted() != ""
+
+            await wait_until(is_counted, "the call is over")
+        assert await counted() == 'threadline_calls_total{code="gone",verb="http:start"} 1.0'
+        assert not [line for line in logged if line["log_level"] in {"warning", "error"}]
 
 
 async def test_the_front_door_says_what_is_where(gateway_settings: Make) -> None:
