@@ -455,11 +455,16 @@ class Turns:
     async def claim(self, member: str, worker: str, claim_id: str | None = None) -> Claim | None:
         """Take a ready turn, or None when it is not ready any more.
 
+        Args:
+            member: `tenant/thread/request`.
+            worker: who takes it; clients are told.
+            claim_id: names this claim; a fresh one when None. It may be used until there was an answer, and no longer.
+
         Raises:
             Unavailable: when Redis did not answer; ask again with the same `claim_id`, for it may have been taken.
         """
         ref, request_id = split_member(member)
-        own = new_id()
+        own = claim_id or new_id()
         answer = await self._backplane.run(
             self._call("claim", ref, request_id, worker, own, math.ceil(self._settings.lease * 1000))
         )

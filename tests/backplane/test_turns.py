@@ -233,6 +233,35 @@ async def test_a_turn_is_claimed_once(backplane: Backplane) -> None:
     assert len([claim for claim in claims if claim is not None]) == 1
 
 
+async def test_a_claim_whose_answer_was_lost_is_found_again_by_its_id(backplane: Backplane) -> None:
+    """And nothing happens twice: the turn has the one attempt, and clients saw it begin once."""
+    started = await backplane.turns.start(REF, ask())
+    place, claim_id = member(backplane, started.request_id), new_id()
+    lost = await backplane.turns.claim(place, "worker-1", claim_id)
+    assert await backplane.turns.claim(place, "worker-2", new_id()) is None
+    found = await backplane.turns.claim(place, "worker-1", claim_id)
+    assert found is not None
+    assert found == lost
+    assert await names(backplane) == ["chat_accepted", "inference_start"]
+    assert await backplane.turns.heartbeat([found]) == ["ok"]
+
+
+async def test_a_claims_id_that_is_used_after_its_turn_was_lost_is_another_claim(backplane: Backplane) -> None:
+    """Redis was away for longer than the lease: what was written for the first one is refused."""
+    started = await backplane.turns.start(REF, ask())
+    place, claim_id = member(backplane, started.request_id), new_id()
+    old = await backplane.turns.claim(place, "worker-1", claim_id)
+    await lapse(backplane, started.request_id)
+    assert await backplane.turns.recover(place) == "taken_over"
+    new = await backplane.turns.claim(place, "worker-1", claim_id)
+    assert old is not None
+    assert new is not None
+    assert (old.fence, new.fence) == (1, 2)
+    assert await backplane.turns.heartbeat([old, new]) == ["fenced", "ok"]
+    await backplane.turns.finish(new, Batch(1, []), done("a"))
+    assert await backplane.turns.claim(place, "worker-1", claim_id) is None
+
+
 async def test_a_stale_owners_writes_are_refused(backplane: Backplane) -> None:
     """The fence: after a takeover nothing that the old owner sends reaches the log."""
     started = await backplane.turns.start(REF, ask())
