@@ -38,6 +38,12 @@ _NOTICE = 0.2
 """Part of a drain in which the node is unready and goes on as before: whoever balances the load must have seen it
 before the first client comes back, or it would send that client here again. Until then it sends new ones here, too, and
 these are taken in like any other: they leave with the rest."""
+_GONE = "gone"
+"""What became of a call, for the metrics, that was still waiting for those before it when its socket left: it is not
+begun, and a start is no exception. Nobody was told that it was done, and a client that comes back repeats it with the
+same `client_message_id`. Done late it could overtake what the client has asked of another node since: a cancel would
+stop the turn that came after. And a socket that was closed because its token has ended or was taken back has no right
+to anything more. What has begun goes on."""
 _WAVES = 100
 """Groups in which the transports are closed; few clients go one by one."""
 
@@ -250,6 +256,9 @@ class Sockets:
             self._count(socket)
             asked = payloads.parse(event, payload, self._settings)
             async with socket.order:
+                if socket.gone:
+                    code = _GONE
+                    return None
                 # nothing is awaited behind the handler: its acknowledgement comes before any later event
                 return await handler(socket, asked)
         except ThreadlineError as error:
@@ -272,6 +281,9 @@ class Sockets:
         try:
             self._count(socket)
             async with socket.order:
+                if socket.gone:
+                    self._metrics.calls.labels(REQUEST, _GONE).inc()
+                    return
                 answer["result"] = await self._rpc.call(socket.identity, request, socket.sid, socket)
             name = RESPONSE
         except ThreadlineError as error:
@@ -294,5 +306,6 @@ class Sockets:
 
     async def _refresh(self, socket: Socket, asked: payloads.AuthRefresh) -> Ack:
         identity = await self._authenticator.refresh(socket.identity, asked.token)
-        self._identify(socket, identity)
+        if not socket.gone:  # else nobody would end the timer, and it holds the socket for as long as the token counts
+            self._identify(socket, identity)
         return {"ok": True, "expires_at": identity.expires_at}

@@ -14,7 +14,7 @@ import socketio  # type: ignore[import-untyped]  # the library has no types
 from backplane.settings import Settings
 from gateway.auth import mint
 from tests.gateway.agents import echo, endless
-from tests.gateway.conftest import Client, Clients, serving, working
+from tests.gateway.conftest import Client, Clients, RunningGateway, serving, working
 from tests.support.waiting import wait_until
 from worker.turn import Turn
 
@@ -403,6 +403,75 @@ async def test_a_token_is_refreshed_in_band_and_only_by_its_own_subject(
         assert ack["expires_at"] > 0
         refused = await client.call("auth:refresh", token=mint(SECRET, "bob", 600))
         assert refused["error"]["code"] == "unauthorized"
+
+
+async def left(client: Client, node: RunningGateway) -> None:
+    """Have a client leave, and wait until the node knows."""
+    await client.io.disconnect()
+    await wait_until(lambda: len(node.gateway.sockets) == 0, "the node has noticed")
+
+
+def held(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have a method stop at its beginning; return what tells that it has, and what lets it go on."""
+    begun, go_on, real = asyncio.Event(), asyncio.Event(), getattr(owner, name)
+
+    async def patient(*given: Any, **named: Any) -> Any:
+        begun.set()
+        await go_on.wait()
+        return await real(*given, **named)
+
+    monkeypatch.setattr(owner, name, patient)
+    return begun, go_on
+
+
+async def test_a_refresh_that_ends_behind_its_socket_leaves_no_timer(
+    gateway_settings: Make, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would live until the token's end, up to 30 days, and the socket with it."""
+    settings = gateway_settings(jwt_secret=SECRET)
+    async with serving(settings) as node:
+        client = await clients.connect(node.url, mint(SECRET, "ann", 60))
+        (socket,) = node.gateway.sockets._sockets.values()
+        begun, go_on = held(node.gateway.sockets._authenticator, "refresh", monkeypatch)
+        await client.io.emit("auth:refresh", {"token": mint(SECRET, "ann", 86_400)})
+        await begun.wait()
+        await left(client, node)
+        go_on.set()
+        async with socket.order:
+            assert socket.expiry is not None
+            assert socket.expiry.cancelled()
+
+
+@pytest.mark.parametrize(
+    ("event", "payload"),
+    [
+        ("chat:start", {"thread_id": "late", "message": "hi"}),
+        (
+            "rpc:request",
+            {"id": 1, "method": "openhuman.channel_web_chat", "params": {"thread_id": "late", "message": "hi"}},
+        ),
+        ("auth:refresh", {"token": mint(SECRET, "ann", 86_400)}),
+    ],
+)
+async def test_what_waits_behind_a_call_when_its_socket_leaves_is_not_begun_and_what_has_begun_goes_on(
+    gateway_settings: Make, clients: Clients, monkeypatch: pytest.MonkeyPatch, event: str, payload: dict[str, Any]
+) -> None:
+    settings = gateway_settings(jwt_secret=SECRET)
+    async with serving(settings) as node:
+        client = await clients.connect(node.url, mint(SECRET, "ann", 60))
+        (socket,) = node.gateway.sockets._sockets.values()
+        begun, go_on = held(node.backplane.turns, "start", monkeypatch)
+        await client.io.emit("chat:start", {"thread_id": "t", "message": "hi"})
+        await client.io.emit(event, payload)
+        await begun.wait()
+        await wait_until(lambda: len(socket.order._waiters or ()) == 1, "the second waits")
+        await left(client, node)
+        identity = socket.identity
+        go_on.set()
+        async with socket.order:
+            threads, _ = await node.backplane.threads.page(identity.tenant, "ann", before=None, most=10)
+            assert [thread.thread_id for thread in threads] == ["t"]
+            assert socket.identity is identity
 
 
 async def test_closing_the_tab_never_stops_the_turn(gateway_settings: Make, clients: Clients) -> None:
