@@ -134,12 +134,14 @@ class LivePath:
 
     async def close(self) -> None:
         """Stop; whoever waits for a confirmation is let go, to look where the channel is now."""
+        connection = self._connection
+        if connection is not None:
+            connection.abort()  # before the tasks are waited for: no task of ours can then wait for its end in vain
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._connection is not None:
-            self._connection.abort()
-            await self._connection.closed
+        if connection is not None:
+            await connection.closed
         for name in list(self._waiters):
             self._release(name)
 
@@ -295,12 +297,16 @@ class LivePath:
             waiters += [self._subscribe(name) for name in batch]
             await asyncio.sleep(0)
         if waiters:
-            # a connection that closes meanwhile is noticed by whoever called
             confirmed = asyncio.gather(*waiters)
             connection.closed.add_done_callback(lambda _: confirmed.cancel())
-            with suppress(asyncio.CancelledError):
+            try:
                 async with asyncio.timeout(_CONFIRM_TIMEOUT):
                     await confirmed
+            except asyncio.CancelledError:
+                # a connection that closes meanwhile is noticed by whoever called; the end of this task is another thing
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
         if not connection.closed.done():  # else the next connection has to hear of it
             self._owner.missed(names)
 
