@@ -7,7 +7,7 @@ import json
 import logging
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,15 +25,9 @@ from gateway import frames, packets, websocket
 from gateway.engine import server_options
 from gateway.frames import Breach
 from gateway.packets import GuardedPacket, GuardedServer
+from tests.support.waiting import wait_until
 
 LIMIT = 20_000
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something has come true."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the conditions are states of a library that has no events
-            await asyncio.sleep(0.005)
 
 
 class Node:
@@ -107,7 +101,7 @@ async def running(**options: Any) -> AsyncIterator[Node]:
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        await until(lambda: server.started)
+        await wait_until(lambda: server.started, "the server to start")
         yield node
     finally:
         await node.sio.shutdown()
@@ -281,7 +275,7 @@ async def test_an_event_with_a_reserved_name_runs_no_handler(node: Node, name: s
         connects = list(node.connects)
         await client.send(f'42{packet_id}["{name}",{{"token":"somebody else\'s"}},{{}}]')
         assert await closed(client) == frames.POLICY_VIOLATION
-        await until(lambda: len(node.disconnects) == 1)
+        await wait_until(lambda: len(node.disconnects) == 1, "one disconnect")
         assert node.connects == connects
         assert node.calls == []
         assert (await answer(bystander, '421["call",1]'))["ok"] is True
@@ -335,13 +329,13 @@ async def test_a_frame_that_no_client_library_sends_ends_its_connection_alone(
         with capture_logs() as logs:
             await client.send(frame)
             assert await closed(client) == code
-            await until(lambda: len(node.disconnects) == 1)
+            await wait_until(lambda: len(node.disconnects) == 1, "one disconnect")
         assert [line["event"] for line in logs] == ["connection_cut"]
         assert "CRITICAL" not in json.dumps(logs)
         assert caplog.text == ""
         assert node.calls == []
         assert (await answer(bystander, '421["call",1]'))["ok"] is True
-    await until(lambda: not node.sio.eio.sockets)
+    await wait_until(lambda: not node.sio.eio.sockets, "no socket to be left")
     assert not node.sio.environ
 
 
@@ -358,7 +352,7 @@ async def test_announced_attachments_are_not_waited_for(node: Node) -> None:
     async with node.joined() as client:
         await client.send('459999999999-["call",{"_placeholder":true,"num":0}]')
         assert await is_cut_off(client, b"x" * 10_000, 10_000)
-        await until(lambda: not node.sio.eio.sockets)
+        await wait_until(lambda: not node.sio.eio.sockets, "no socket to be left")
     assert node.sio._binary_packet == {}
     assert node.calls == []
 
@@ -405,8 +399,12 @@ async def test_a_client_that_calls_and_never_reads_is_cut(monkeypatch: pytest.Mo
         async with node.joined(max_queue=1) as client:
             with capture_logs() as logs:
                 calling = asyncio.create_task(_call_for_ever(client, call))
-                await until(lambda: any(line.get("reason") == "reads_too_slowly" for line in logs))
-                await until(lambda: not node.sio.eio.sockets)  # although the client still does not read
+                await wait_until(
+                    lambda: any(line.get("reason") == "reads_too_slowly" for line in logs), "the log to say so"
+                )
+                await wait_until(
+                    lambda: not node.sio.eio.sockets, "no socket to be left"
+                )  # although the client still does not read
                 calling.cancel()
                 await asyncio.gather(calling, return_exceptions=True)
             async with node.joined() as bystander:
@@ -429,7 +427,7 @@ async def test_a_socket_in_no_namespace_is_closed_although_it_answers_pings(firs
         with capture_logs() as logs:
             assert await closed(client) == frames.POLICY_VIOLATION
         assert [line["reason"] for line in logs] == ["never_connected"]
-        await until(lambda: not node.sio.eio.sockets)
+        await wait_until(lambda: not node.sio.eio.sockets, "no socket to be left")
 
 
 async def test_a_socket_whose_client_was_told_to_leave_is_closed_too() -> None:
@@ -553,7 +551,9 @@ async def test_a_session_that_polls_may_move_to_a_websocket(node: Node) -> None:
             await client.send("x")
             with capture_logs():
                 assert await closed(client) == frames.PROTOCOL_ERROR
-    await until(lambda: len(node.disconnects) == 1 and not node.sio.eio.sockets)
+    await wait_until(
+        lambda: len(node.disconnects) == 1 and not node.sio.eio.sockets, "one disconnect, and no socket to be left"
+    )
 
 
 async def test_a_malformed_upgrade_ends_the_session(node: Node, caplog: pytest.LogCaptureFixture) -> None:
@@ -584,7 +584,7 @@ async def test_random_frames_leave_the_node_and_a_bystander_alone(node: Node, ca
                 if turn % 50 == 0:
                     assert (await answer(bystander, f'42{turn}["call",1]'))["ok"] is True
         assert (await answer(bystander, '421["call",1]'))["ok"] is True
-        await until(lambda: len(node.sio.eio.sockets) == 1)
+        await wait_until(lambda: len(node.sio.eio.sockets) == 1, "one socket to be left")
     assert "Traceback" not in caplog.text
 
 
