@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from backplane.connection import Backplane
 from backplane.errors import NotFound, ThreadlineError
-from backplane.events import CHAT_ACCEPTED, INFERENCE_START, TERMINAL, Event, decode_live
+from backplane.events import CHAT_ACCEPTED, INFERENCE_START, QUEUE_ITEM_QUEUED, TERMINAL, Event, decode_live
 from backplane.ids import ThreadRef
 from backplane.log import Ancestry, Page
 from backplane.notices import THREAD_DELETED
 from backplane.sessions import Snapshot
 from gateway.deliveries import Deliveries
 from gateway.metrics import Metrics
+from gateway.place import Place, ends
 from gateway.recent import Recent
 from gateway.replay import Replay
 
@@ -54,20 +55,8 @@ class Member(Protocol):
         """Nothing more will come: the member has to come back with its cursor."""
 
 
-@dataclass(slots=True)
-class _Place:
-    """Where a member stands."""
-
-    after: int
-    """It has events up to this offset, which may be ahead of the room."""
-    own: set[str] = field(default_factory=set)
-    """Turns that it started and that have not ended."""
-    subject: str = ""
-    """Who it is."""
-    only_own: bool = False
-    """True when it left the thread, but waits for the end of what it started."""
-    paused: bool = False
-    """True while it is being brought up to the present: live events would overtake what it is to read first."""
+class _Overtaken(Exception):
+    """The member that was caught up has left meanwhile, or has said anew where it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +85,14 @@ class Room:
         self.ref = ref
         self.active: set[str] = set()
         """Turns that have begun and not ended, as far as this node has heard."""
+        self._queued: frozenset[str] = frozenset()
+        """Messages that wait in a lane, as far as this node has heard: they may have a turn, or go into another."""
         self._backplane = backplane
         self._metrics = metrics
         self._closed = closed
         self._changed = changed
         self._users = 0
-        self._members: dict[Member, _Place] = {}
+        self._members: dict[Member, Place] = {}
         self._epoch: str | None = None
         self._ancestry: Ancestry = {}
         self._offset = 0
@@ -126,6 +117,10 @@ class Room:
     def watchers(self) -> dict[str, int]:
         """Return how many members watch for whom: subject -> members, without those that only wait for their turn."""
         return Counter(place.subject for place in self._members.values() if not place.only_own)
+
+    @property
+    def _alive(self) -> Set[str]:
+        return self.active | self._queued
 
     # --- live ------------------------------------------------------------------------------------------
 
@@ -155,7 +150,7 @@ class Room:
             self.end(notice)
             return
         for member, place in list(self._members.items()):
-            if not (place.paused or place.only_own) and not member.send(notice):
+            if not (place.reader or place.only_own) and not member.send(notice):
                 self._pause(member, place, max(place.after, self._offset))
 
     def end(self, notice: Event) -> None:
@@ -187,9 +182,10 @@ class Room:
         self._note(event)
         sent = 0
         for member, place in list(self._members.items()):
-            if offset <= place.after or place.paused or (place.only_own and event.request_id not in place.own):
+            if offset <= place.after or place.reader or not place.wants(event):
                 continue
             sent += 1
+            place.told(event)
             if not member.send(event):
                 self._pause(member, place, offset)
         if sent:
@@ -197,36 +193,46 @@ class Room:
             self._metrics.latency.sent(event)
         if self._deliveries is not None:
             self._deliveries.sent(event, sent)
-        if event.name in TERMINAL:
-            self._let_go(event.request_id)
+        if ends(event):
+            self._let_go()
 
     def _note(self, event: Event) -> None:
         if event.name in TERMINAL:
             self.active.discard(event.request_id)
         elif event.name in _BEGINS:
             self.active.add(event.request_id)
+        self._note_lane(event)
 
-    def _let_go(self, request_id: str) -> None:
-        """Release those who only waited for the end of this turn."""
+    def _note_lane(self, event: Event) -> None:
+        if event.name == QUEUE_ITEM_QUEUED:
+            self._queued |= {event.request_id}
+        elif self._queued and (event.name in _BEGINS or ends(event)):
+            self._queued -= {event.request_id}
+
+    def _let_go(self) -> None:
+        """Release those who only waited for what has ended; one that is behind has to be told of the end first."""
         for member, place in list(self._members.items()):
-            place.own.discard(request_id)
-            if place.only_own and not place.own:
+            if place.only_own and not place.own and not place.reader:
                 self.remove(member)
 
-    def _pause(self, member: Member, place: _Place, offset: int) -> None:
+    def _pause(self, member: Member, place: Place, offset: int) -> None:
         """Buffer nothing for a member that does not read: it is sent merged deltas from the log when it does."""
-        place.paused, place.after = True, offset
+        place.reader, place.after = object(), offset
         self._metrics.slow_clients.inc()
         task = asyncio.create_task(self._catch_up(member, place), name=f"catch-up-{self.ref}")
         self._catching_up.add(task)
         task.add_done_callback(self._catching_up.discard)
 
-    async def _catch_up(self, member: Member, place: _Place) -> None:
-        reached = None
-        if await member.drained() and self._epoch is not None:
-            with suppress(ThreadlineError):
-                reached = await self._replay(member, "", (self._epoch, place.after))
-        if reached is None and self._members.get(member) is place:
+    async def _catch_up(self, member: Member, place: Place) -> None:
+        reader, reached = place.reader, None
+        alive = await member.drained()
+        try:
+            if alive and self._epoch is not None and place.reader is reader:
+                with suppress(ThreadlineError):
+                    reached = await self._replay(member, "", (self._epoch, place.after), place)
+        except _Overtaken:
+            return
+        if reached is None and self._members.get(member) is place and place.reader is reader:
             self.remove(member)
             member.lose("reads too slowly")
 
@@ -296,6 +302,7 @@ class Room:
         self._epoch, self._offset, self._heard_up_to, self._ancestry = None, 0, 0, {}
         self._recent.clear()
         self.active.clear()
+        self._queued = frozenset()
         self._past.clear()
 
     # --- joining and leaving ---------------------------------------------------------------------------
@@ -312,10 +319,10 @@ class Room:
             Unavailable: when Redis did not answer.
         """
         place = self._members.get(member)
-        served = place is not None and cursor is None and not (place.only_own or place.paused)
+        served = place is not None and cursor is None and not (place.only_own or place.reader)
         if place is not None and not served:
             # a client that asks again on the same connection is believed: its cursor says what it has
-            place.paused = True
+            place.reader = object()
         try:
             if cursor is not None:
                 offset = await self._replay(member, subject, cursor)
@@ -342,27 +349,55 @@ class Room:
         asyncio.get_running_loop().call_soon(self._admit_after_snapshot, member, subject, snapshot.offset)
         return Joined(snapshot.epoch, snapshot.offset, None if cursor is None else False, snapshot)
 
-    async def _replay(self, member: Member, subject: str, cursor: tuple[str, int]) -> int | None:
-        """Send everything after the cursor and admit the member; None when the log does not hold it."""
+    async def _replay(
+        self, member: Member, subject: str, cursor: tuple[str, int], slow: Place | None = None
+    ) -> int | None:
+        """Send everything after the cursor and admit the member; None when the log does not hold it.
+
+        Args:
+            member: who is sent it.
+            subject: who that is.
+            cursor: epoch and offset.
+            slow: its place, if it has read too slowly and is caught up: it is sent only what it is there for.
+
+        Raises:
+            _Overtaken: when a slow one has left that place, or said anew where it stands.
+            NotFound: when there is no such thread, or it is another's.
+            Unavailable: when Redis did not answer.
+        """
         epoch, at = cursor
+        reader = slow and slow.reader
         while True:
             page, merged = await self._past.behind(subject, epoch, at)
+            self._check(member, slow, reader)
             if not page.reached:
                 return None
             for event in merged:
                 at = event.offset
+                if slow is not None and not slow.wants(event):
+                    continue
                 self._metrics.replayed_bytes.inc(len(event.raw))
-                if not member.send(event) and not await member.drained():
-                    return None
+                has_room = member.send(event)
+                if (place := self._members.get(member)) is not None:
+                    place.told(event)
+                if not has_room:
+                    has_read = await member.drained()
+                    self._check(member, slow, reader)
+                    if not has_read:
+                        return None
             self._metrics.replayed.inc(len(page.events))
             epoch = page.epoch
             if at < page.top:
                 continue
             # from here on nothing is awaited: the room cannot move
             self._meet(epoch, at, page.events, page)
-            if self._admit(member, subject, at):
+            if self._admit(member, subject, at, slow):
                 return max(at, self._offset)
             self._past.forget(subject, epoch, at)  # the room is further than what may have been kept
+
+    def _check(self, member: Member, slow: Place | None, reader: object | None) -> None:
+        if slow is not None and (self._members.get(member) is not slow or slow.reader is not reader):
+            raise _Overtaken
 
     def _meet(self, epoch: str, at: int, events: list[Event], found: Page | Snapshot) -> None:
         """Take what a reader found: a place to stand for a new room, or news that came before the live message."""
@@ -372,49 +407,64 @@ class Room:
             self.lose_all("the log was lost, and another begun")
         if self._epoch is None:
             self._epoch, self._offset, self._ancestry = epoch, at, found.ancestry
+            for event in events:
+                self._note_lane(event)
         elif events and at > self._offset:
             self._advance(epoch, events)
         if at >= self._offset:  # else it is older than what the room knows
             # whoever comes with a cursor may not be sent the event that began them, and the poll must know
             self.active |= found.active
 
-    def _admit(self, member: Member, subject: str, at: int) -> bool:
+    def _admit(self, member: Member, subject: str, at: int, slow: Place | None = None) -> bool:
         """Add a member that has everything up to `at`; False when the room has moved on too far."""
         if at < self._offset:
             if (since := self._recent.after(at)) is None:
                 return False
             for event in since:
-                member.send(event)  # few: if that is too much for it, the next live event says so
+                if slow is None or slow.wants(event):
+                    member.send(event)  # few: if that is too much for it, the next live event says so
+                    if (place := self._members.get(member)) is not None:
+                        place.told(event)
         if member.gone:
             return True
+        if slow is None:
+            self._seat(member, subject, at)
+        elif self._members.get(member) is slow:  # a hole in `_meet` may have cost it its place
+            slow.after, slow.reader = max(at, self._offset), None
+            slow.keep_own(self._alive, self._offset)
+            self._let_go()
+        if self._heard_up_to > self._offset:
+            self.fill()
+        return True
+
+    def _seat(self, member: Member, subject: str, at: int) -> None:
         place = self._members.get(member)
         if place is None:
             self.hold()
-            place = self._members[member] = _Place(at, subject=subject)
+            place = self._members[member] = Place(at, subject=subject)
             member.rooms.add(self)
             self._changed(self)
         elif place.only_own:
             self._changed(self)
-        place.after, place.only_own, place.paused = max(at, self._offset), False, False
-        if self._heard_up_to > self._offset:
-            self.fill()
-        return True
+        place.after, place.only_own, place.reader = max(at, self._offset), False, None
 
     def _admit_after_snapshot(self, member: Member, subject: str, at: int) -> None:
         if self._epoch is None or not self._admit(member, subject, at):
             member.lose("the thread moved on too fast")
         self.release()
 
-    def own(self, member: Member, request_id: str) -> None:
-        """Note that a member started a turn: it hears of it to the end, even if it leaves the thread."""
+    def own(self, member: Member, request_id: str, offset: int) -> None:
+        """Note that a member sent a message, whose first event has this offset: it hears of it to the end, even if it
+        leaves the thread."""
         if (place := self._members.get(member)) is not None:
-            place.own.add(request_id)
+            place.own[request_id] = offset
 
     def leave(self, member: Member) -> None:
-        """Unsubscribe a member; it still hears of the turns that it started and that run."""
+        """Unsubscribe a member; it still hears of the messages that it sent and that run or wait."""
         if (place := self._members.get(member)) is None:
             return
-        place.own &= self.active
+        if not place.reader:  # else it may not have been told of the end
+            place.keep_own(self._alive, self._offset)
         if place.own:
             place.only_own = True
             self._changed(self)

@@ -102,7 +102,7 @@ class Verbs:
                     # from just before its own first event: nothing was sent before the channel was confirmed
                     place = (started.epoch, started.offset - (2 if edit else 1))
                     joined = await room.join(member, identity.subject, place, DEFAULT_MESSAGES)
-                room.own(member, started.request_id)
+                room.own(member, started.request_id, started.offset)
         return self._started(ref, started, joined, edit)
 
     @staticmethod

@@ -22,6 +22,22 @@ def redis_url(valkey: str) -> str:
     return valkey
 
 
+async def behind(thread: Thread) -> Watcher:
+    """Return a member that was sent offset 3 and reads no more."""
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 2))
+    member.reads.clear()
+    await thread.say("a")
+    await wait_until(lambda: member.offsets == [3], "it is sent one event, and is behind")
+    return member
+
+
+async def quiet(thread: Thread) -> None:
+    """Wait until nothing is read for anybody any more."""
+    names = (f"catch-up-{REF}", f"read-{REF}", f"fill-{REF}")
+    await wait_until(lambda: not any(task.get_name() in names for task in asyncio.all_tasks()), "all is read")
+
+
 async def test_a_member_gets_a_snapshot_and_then_each_event_once(thread: Thread) -> None:
     await thread.say("early")
     member = Watcher()
@@ -251,7 +267,7 @@ async def test_who_leaves_still_hears_the_end_of_what_it_started_and_nothing_els
     member, other = Watcher(), Watcher()
     await thread.join(member, (thread.claim.epoch, 0))
     await thread.join(other, (thread.claim.epoch, 0))
-    thread.room.own(member, thread.claim.request_id)
+    thread.room.own(member, thread.claim.request_id, 1)
     thread.room.leave(member)
     thread.room.leave(other)
     other_seen = len(other.events)
@@ -260,6 +276,44 @@ async def test_who_leaves_still_hears_the_end_of_what_it_started_and_nothing_els
     await wait_until(lambda: member.events[-1].name == "chat_done", "the end of its own turn")
     assert len(other.events) == other_seen
     await wait_until(lambda: len(thread.rooms) == 0, "then it is out, and the room closed")
+
+
+async def test_who_leaves_hears_of_its_message_in_the_lane_until_its_turn_has_ended(thread: Thread) -> None:
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 2))
+    mine = await thread.backplane.turns.start(REF, Start("mine", "ann", "sid", queue_mode="followup"))
+    thread.room.own(member, mine.request_id, mine.offset)
+    thread.room.leave(member)
+    await thread.say("of the first turn")
+    await thread.finish()
+    await wait_until(lambda: member.events[-1].name == "chat_accepted", "its turn has come")
+    await thread.backplane.turns.cancel(REF, "ann", mine.request_id)
+    await wait_until(lambda: member.events[-1].name == "chat_error", "the end of its turn")
+    assert {event.request_id for event in member.events} == {mine.request_id}
+    await wait_until(lambda: len(thread.rooms) == 0, "then it is out, and the room closed")
+
+
+async def test_who_leaves_hears_that_its_message_was_taken_out_of_the_lane(thread: Thread) -> None:
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 2))
+    mine = await thread.backplane.turns.start(REF, Start("mine", "ann", "sid", queue_mode="followup"))
+    thread.room.own(member, mine.request_id, mine.offset)
+    await wait_until(lambda: bool(member.events), "it waits")
+    thread.room.leave(member)
+    await thread.backplane.turns.cancel(REF, "ann", mine.request_id)
+    await wait_until(lambda: [e.name for e in member.events] == ["queue_item_queued", "queue_item_removed"], "the end")
+    await wait_until(lambda: len(thread.rooms) == 0, "then it is out, and the room closed")
+
+
+async def test_who_leaves_behind_the_end_of_its_turn_waits_for_nothing(thread: Thread) -> None:
+    """An old start that is repeated is acknowledged like the first time, and its turn has long ended."""
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 2))
+    await thread.finish()
+    await wait_until(lambda: bool(member.events), "the end")
+    thread.room.own(member, thread.claim.request_id, 2)
+    thread.room.leave(member)
+    assert len(thread.rooms) == 0
 
 
 async def test_who_asks_again_with_an_older_cursor_is_sent_what_follows_it(thread: Thread) -> None:
@@ -292,7 +346,7 @@ async def test_who_left_and_comes_back_gets_what_others_did_meanwhile(thread: Th
     """While it waited for its own turn it was not sent other requests; its cursor brings them."""
     member = Watcher()
     await thread.join(member, (thread.claim.epoch, 2))
-    thread.room.own(member, thread.claim.request_id)
+    thread.room.own(member, thread.claim.request_id, 1)
     thread.room.leave(member)
     queued = await thread.backplane.turns.start(REF, Start("next", "ann", "other", queue_mode="followup"))
     await thread.say("a")
@@ -325,6 +379,47 @@ async def test_a_member_that_does_not_read_is_sent_merged_deltas_later_and_holds
     await thread.say("live again")
     await wait_until(lambda: slow.offsets[-1] == 203, "and is served live again")
     assert slow.offsets == quick.offsets
+
+
+async def test_who_leaves_while_it_is_behind_is_sent_no_more_and_is_out(thread: Thread) -> None:
+    member = await behind(thread)
+    thread.room.leave(member)
+    member.reads.set()
+    await thread.say("b")
+    await wait_until(lambda: len(thread.rooms) == 0, "nobody watches any more")
+    await quiet(thread)
+    assert (member.offsets, member.lost) == ([3], [])
+
+
+async def test_who_leaves_while_it_is_behind_hears_its_own_turn_to_the_end_and_nothing_else(thread: Thread) -> None:
+    member, other = await behind(thread), Watcher()
+    await thread.join(other, (thread.claim.epoch, 3))
+    thread.room.own(member, thread.claim.request_id, 2)
+    waiting = await thread.backplane.turns.start(REF, Start("next", "ann", "other", queue_mode="followup"))
+    await thread.say("b")
+    await thread.finish()
+    await wait_until(lambda: other.events[-1].name == "chat_accepted", "the next turn begins")
+    thread.room.leave(member)
+    member.reads.set()
+    await wait_until(lambda: len(thread.room) == 1, "it is out")
+    assert [event.name for event in member.events] == ["text_delta", "text_delta", "chat_done"]
+    assert waiting.request_id not in {event.request_id for event in member.events}
+    assert member.lost == []
+
+
+async def test_who_asks_again_while_it_is_behind_is_sent_nothing_twice(thread: Thread) -> None:
+    """The reading that had begun for it stops: the new one begins where the member says that it stands."""
+    member = await behind(thread)
+    for word in "bcdef":
+        await thread.say(word)
+    joining = asyncio.create_task(thread.join(member, (thread.claim.epoch, 3)))
+    member.reads.set()
+    joined = await joining
+    assert (joined.recovered, joined.offset) == (True, 8)
+    await thread.say("live again")
+    await wait_until(lambda: 9 in member.offsets, "it is served live again")
+    await quiet(thread)
+    assert member.offsets == list(range(3, 10))
 
 
 async def test_a_member_that_never_reads_is_cut(thread: Thread) -> None:
