@@ -177,6 +177,42 @@ async def test_a_message_is_edited_and_an_answer_asked_for_again(tab: Tab, fleet
     assert tab.problems == []
 
 
+async def test_an_edit_means_the_message_that_was_edited_however_many_came_behind_it(tab: Tab, fleet: Fleet) -> None:
+    """What came while the tab watched has no number there; the history gives 200 messages at a time."""
+    await tab.open(fleet.urls[0])
+    await tab.say("my name is Ada")
+    await expect(tab.page.locator(LAST).last).to_contain_text("Nice to meet you, Ada")
+    turns = f"{fleet.urls[0]}/v1/threads/{await tab.thread_id()}/turns"
+    for number in range(201):
+        started = await tab.page.request.post(turns, data={"message": f"sleep {number}"})
+        assert started.ok
+    said = tab.page.locator(".message.user .bubble")
+    await expect(said.last).to_have_text("sleep 200")
+    await expect(said).to_have_count(202)
+    await tab.page.get_by_label("Edit", exact=True).first.click()
+    await tab.page.get_by_role("textbox", name="The message").fill("my name is Eve")
+    await tab.page.keyboard.press("Enter")
+    await expect(said).to_have_text(["my name is Eve"])
+    await expect(tab.page.locator(LAST).last).to_contain_text("Nice to meet you, Eve")
+    assert tab.problems == []
+
+
+async def test_a_message_that_the_history_does_not_have_any_more_is_not_edited(tab: Tab, fleet: Fleet) -> None:
+    """A session keeps a number of messages alone, and a tab may show more: no other message is meant then."""
+    await tab.open(fleet.urls[0])
+    await tab.say("my name is Ada")
+    await expect(tab.page.locator(LAST).last).to_contain_text("Nice to meet you, Ada")
+    await tab.say("count to 3")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2, 3.")
+    session = fleet.keys(await tab.thread_id()).session
+    await fleet.redis.xtrim(session, maxlen=2, approximate=False)
+    await tab.page.get_by_label("Answer again").first.click()
+    await expect(tab.page.get_by_text("The conversation has gone on meanwhile")).to_be_visible()
+    await expect(tab.page.locator(".message.user .bubble")).to_have_text(["my name is Ada", "count to 3"])
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2, 3.")
+    assert tab.problems == []
+
+
 async def test_threads_are_found_renamed_and_deleted(tab: Tab, second: Tab, fleet: Fleet) -> None:
     await tab.open(fleet.urls[0])
     await tab.say("count to 2")
