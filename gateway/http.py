@@ -7,7 +7,6 @@ from functools import wraps
 from typing import Any
 
 import structlog
-from sse_starlette import EventSourceResponse
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -20,12 +19,10 @@ from gateway.callers import Callers
 from gateway.metrics import Metrics
 from gateway.node import Node
 from gateway.spans import sent_with
-from gateway.streams import Stream, cursor
+from gateway.streams import Stream, StreamResponse, cursor, unread
 from gateway.verbs import Verbs
 
 _log = structlog.get_logger("gateway.http")
-PING_SECONDS = 15
-"""A comment is sent when a stream was silent for this long, so that no proxy closes it."""
 _GONE = "gone"
 """What a call is counted as whose client left before its body was whole."""
 
@@ -215,9 +212,11 @@ class Http:
         if place:
             given["epoch"], given["after"] = cursor(place)
         asked = self._read(payloads.ThreadSubscribe, request, given)
+        if request.method == "HEAD":
+            await self._verbs.beginning(identity, asked.thread_id)  # refused as a GET is
+            return unread()
         stream = Stream(self._verbs, self._metrics, self._node.degraded, identity, asked)
-        joined = await stream.join()
-        return EventSourceResponse(stream.events(joined), ping=PING_SECONDS, sep="\n")
+        return StreamResponse(stream, stream.events(await stream.join()))
 
     async def body(self, request: Request) -> dict[str, Any]:
         """Return the JSON object that a request carries, or an empty one.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 
-from sse_starlette import ServerSentEvent
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
 
 from backplane.errors import InvalidPayload
 from backplane.events import Event, dumps
@@ -18,6 +19,8 @@ from gateway.payloads import ThreadSubscribe
 from gateway.room import Room
 from gateway.verbs import Ack, Verbs
 
+_PING_SECONDS = 15
+"""A comment is sent when a stream was silent for this long, so that no proxy closes it."""
 _UNREAD = 64
 """Events that may wait for a reader; the rest stays in the log until it has read them."""
 _PATIENCE = 30.0
@@ -67,16 +70,17 @@ class Stream:
 
     def lose(self, reason: str) -> None:
         """End the stream: an EventSource comes back by itself, with its last id."""
-        self._leave()
+        self.leave()
         self._waiting.put_nowait(None)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Leave the thread, for good."""
         self.gone = True
         for room in list(self.rooms):
             room.remove(self)
 
     async def join(self) -> Ack:
-        """Join the thread. What was missed waits to be read when this returns.
+        """Join the thread. What was missed waits to be read when this returns; whoever joins has to `leave`.
 
         Raises:
             NotFound: when there is no such thread, or it is another's.
@@ -100,7 +104,7 @@ class Stream:
                 yield ServerSentEvent(event=event.name, id=place, data=event.text, sep="\n")
 
     async def received(self) -> AsyncGenerator[Event]:
-        """Yield each event in order, until the stream is lost or the thread is deleted; then leave."""
+        """Yield each event in order, until the stream is lost or the thread is deleted."""
         self._metrics.streams.inc()
         self._degraded.add(self)
         try:
@@ -112,4 +116,28 @@ class Stream:
         finally:
             self._metrics.streams.dec()
             self._degraded.remove(self)
-            self._leave()
+
+
+class StreamResponse(EventSourceResponse):
+    """The response by which a stream is read: with its end the stream leaves its thread.
+
+    The generator of the events cannot see to that: it may be closed before it has begun.
+    """
+
+    def __init__(
+        self, stream: Stream, events: AsyncIterator[ServerSentEvent], headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(events, ping=_PING_SECONDS, sep="\n", headers=headers)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, until they end or the client leaves."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._stream.leave()
+
+
+def unread(headers: Mapping[str, str] | None = None) -> EventSourceResponse:
+    """Return the answer to a HEAD, which Starlette takes wherever it takes a GET: as a stream begins, and no stream."""
+    return EventSourceResponse(iter(()), sep="\n", headers=headers)

@@ -6,7 +6,7 @@ The id of the last frame of an event is the log's cursor, so a stream that broke
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -80,10 +80,11 @@ class Feed:
         stream = Stream(self._verbs, self._metrics, self._degraded, self._identity, asked)
         joined = await stream.join()
         if found is None and not joined.get("snapshot"):
+            stream.leave()
             raise NotFound("the log does not hold this turn any more; read the thread's history")
         return stream, joined
 
-    async def frames(self, stream: Stream, joined: Ack) -> AsyncIterator[ServerSentEvent]:
+    async def frames(self, stream: Stream, joined: Ack) -> AsyncGenerator[ServerSentEvent]:
         """Yield the view's frames, to the end of the turn or to a question that waits for a person."""
         async with aclosing(stream.received()) as events:
             if "snapshot" in joined:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -19,10 +20,10 @@ from gateway.dialects.aisdk import AiSdk
 from gateway.dialects.feed import Feed, Place
 from gateway.dialects.inputs import Asked
 from gateway.dialects.view import Fields, Frame, View
-from gateway.http import PING_SECONDS, Http
+from gateway.http import Http
 from gateway.metrics import Metrics
 from gateway.node import Node
-from gateway.streams import cursor
+from gateway.streams import StreamResponse, cursor, unread
 from gateway.verbs import Verbs
 
 _AI_SDK_HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
@@ -140,18 +141,21 @@ class Dialects:
         *,
         ai_sdk: bool = False,
     ) -> Response:
+        headers = _AI_SDK_HEADERS if ai_sdk else None
+        if request.method == "HEAD":
+            return unread(headers)
         behind = asked.decided[-1].approval_id if asked and asked.decided else ""
         feed = Feed(self._verbs, self._metrics, self._node.degraded, identity, place, view, _cursor(request), behind)
         stream, joined = await feed.join()
 
         async def sent() -> AsyncIterator[ServerSentEvent]:
-            async for event in feed.frames(stream, joined):
-                yield event
+            async with aclosing(feed.frames(stream, joined)) as frames:
+                async for event in frames:
+                    yield event
             if ai_sdk and view.ended:
                 yield ServerSentEvent(data="[DONE]", sep="\n")
 
-        headers = _AI_SDK_HEADERS if ai_sdk else None
-        return EventSourceResponse(sent(), ping=PING_SECONDS, sep="\n", headers=headers)
+        return StreamResponse(stream, sent(), headers)
 
 
 def _cursor(request: Request) -> tuple[str, int] | None:
