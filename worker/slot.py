@@ -64,7 +64,7 @@ class Slot:
         self._text_bytes = len(claim.text.encode())
         self._link = SlotLink(backplane, claim, self._say, self.told, self._wait_outside, self._outbox)
         self._spans = AgentSpans(backplane.traces, claim, self._settings.agent)
-        self._usage: Usage | None = None
+        self._usage: dict[str, Any] | None = None
         self._started = asyncio.get_running_loop().time()
         self._first_text: float | None = None
         self.outcome = "crashed"
@@ -146,7 +146,13 @@ class Slot:
             await self._park()
             self.outcome = reason
             return
-        finished = await self._finish(self._ending(answering))
+        try:
+            ending = self._ending(answering)
+        except (TypeError, ValueError, RecursionError) as error:
+            # an exception for a message, half a pair of characters: without an end, the agent would run again
+            _log.error("the agent ended with what is not JSON; its turn fails", exc_info=error)
+            ending = Ending("failed", CHAT_ERROR, body(_error_fields(_failed())))
+        finished = await self._finish(ending)
         self.outcome = finished.state
         _log.info("turn ended", state=finished.state)
 
@@ -164,19 +170,14 @@ class Slot:
             return Ending("done", CHAT_DONE, body(self._done_fields(answer)), answer)
         if not isinstance(error, AgentError):
             _log.error("the agent failed", exc_info=error)
-            error = AgentError("The agent failed.", retryable=True)
+            error = _failed()
         return Ending("failed", CHAT_ERROR, body(_error_fields(error)), stopped=stopped)
 
     def _done_fields(self, answer: str) -> dict[str, Any]:
         now = asyncio.get_running_loop().time()
         fields: dict[str, Any] = {"full_response": answer}
         if self._usage is not None:
-            usage = self._usage
-            fields["usage"] = {
-                "input_tokens": usage.input_tokens,
-                "output_tokens": usage.output_tokens,
-                "model": usage.model,
-            }
+            fields["usage"] = self._usage
         first = self._first_text or now
         fields["timing"] = {
             "first_text_ms": round((first - self._started) * 1000),
@@ -286,7 +287,9 @@ class Slot:
     def _take(self, event: str | AgentEvent) -> None:
         """Put what the agent says into the outbox. Nothing is awaited: this is done for every token."""
         if isinstance(event, Usage):
-            self._usage = event
+            usage = {"input_tokens": event.input_tokens, "output_tokens": event.output_tokens, "model": event.model}
+            body(usage)  # what is not JSON fails here, where the agent said it
+            self._usage = usage
             self._spans.used(event)
             return
         if self._link.replaying:
@@ -362,7 +365,13 @@ def _as_event(event: Iteration | ToolCall | ToolResult, most_output: int) -> tup
 
 
 def storable(text: str) -> str:
-    """Return text without lone surrogates, which no UTF-8 reader takes (a model may split a pair)."""
+    """Return text without lone surrogates, which no UTF-8 reader takes (a model may split a pair).
+
+    Raises:
+        TypeError: when it is no text: in a batch it would stop the appender, and with it the whole worker.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"expected text as str, got {type(text).__name__}; decode it before it is yielded")
     return text if text.isascii() else text.encode("utf-8", errors="replace").decode()
 
 
@@ -373,6 +382,11 @@ def cut(text: str, most: int) -> str:
         return encoded.decode()
     kept = encoded[:most].decode("utf-8", errors="ignore")
     return f"{kept}… [cut: {len(encoded) - len(kept.encode())} bytes of {len(encoded)} left out]"
+
+
+def _failed() -> AgentError:
+    """Return what a person is told when the cause is for the log alone."""
+    return AgentError("The agent failed.", retryable=True)
 
 
 def _error_fields(error: AgentError) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -259,6 +260,40 @@ async def test_what_is_not_an_event_ends_the_turn_with_a_clear_error(backplane: 
     async with working(backplane, agent):
         await start(backplane)
         assert "int" in (await ended(backplane)).fields["message"]
+
+
+NOT_JSON: dict[str, Any] = {
+    "an exception for a message": AgentError(ValueError("password=hunter2")),  # type: ignore[arg-type]  # as agents do
+    "half a pair in a message": AgentError("half \ud83d"),
+    "a number of no kind that JSON knows": AgentError("later", retry_after_ms=Decimal(9)),  # type: ignore[arg-type]
+    "half a pair in a usage": Usage(model="\ud83d"),
+    "a decimal in a usage": Usage(input_tokens=Decimal(1)),  # type: ignore[arg-type]
+    "no number in a usage": Usage(output_tokens=float("nan")),  # type: ignore[arg-type]
+    "bytes for a text": Text(b"bytes"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("ends", NOT_JSON.values(), ids=NOT_JSON)
+async def test_an_agent_whose_words_are_not_json_fails_once_and_harms_nobody(backplane: Backplane, ends: Any) -> None:
+    """Its worker would fail at the end of the turn, and the whole agent would run again when its lease had lapsed."""
+    attempts: list[int] = []
+
+    async def agent(turn: Turn) -> AsyncIterator[Any]:
+        attempts.append(turn.attempt)
+        yield "half"
+        if isinstance(ends, AgentError):
+            raise ends
+        yield ends
+
+    async with working(backplane, agent) as worker:
+        await start(backplane)
+        last = await ended(backplane)
+        await wait_until(lambda: worker.turns == 0, "its slot is free")
+    assert (last.name, last.fields["error_type"], last.fields["error_source"]) == ("chat_error", "agent_error", "agent")
+    assert "hunter2" not in last.text
+    assert attempts == [1]
+    _, messages = await backplane.sessions.history(REF)
+    assert (messages[-1]["content"], messages[-1]["interrupted"]) == ("half", True)
 
 
 async def test_an_answer_that_grows_without_end_is_stopped(open_backplane: Any) -> None:
