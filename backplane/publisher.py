@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from backplane.connection import RETRIES, open_servers, redis_errors
+from backplane.connection import RETRIES, answered, open_servers, redis_errors
 from backplane.errors import ThreadlineError, Unavailable
 from backplane.keys import Keys
 from backplane.live import LiveChannels
@@ -46,11 +46,14 @@ class Publisher:
 
     Args:
         redis: the connection, which stays the caller's.
+        timeout: seconds that a round trip may take (the setting `redis_timeout`): a connection that is half open breaks
+            only when TCP gives up, after minutes, and all that is published waits behind it.
         most_waiting: messages that may wait.
     """
 
-    def __init__(self, redis: Redis, *, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(self, redis: Redis, timeout: float, *, most_waiting: int = MOST_WAITING) -> None:
         self._redis = redis
+        self._timeout = timeout
         self._most_waiting = most_waiting
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
@@ -106,12 +109,11 @@ class Publisher:
                 raise
 
     async def _send_batch(self, batch: list[_Waiting]) -> None:
-        with redis_errors():
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for waiting in batch:
-                    for channel in waiting.channels:
-                        pipeline.execute_command("SPUBLISH", channel, waiting.message)
-                replies = iter(await pipeline.execute(raise_on_error=False))
+        async with answered(self._timeout), self._redis.pipeline(transaction=False) as pipeline:
+            for waiting in batch:
+                for channel in waiting.channels:
+                    pipeline.execute_command("SPUBLISH", channel, waiting.message)
+            replies = iter(await pipeline.execute(raise_on_error=False))
         for waiting in batch:
             own = [next(replies) for _ in waiting.channels]
             if waiting.done.done():  # whoever asked has left
@@ -149,7 +151,7 @@ class OwnChannels:
         settings, keys = Settings(redis_url=url), Keys(prefix, 1)
         self._servers = open_servers(url)
         self._redis = self._servers.client(RETRIES)
-        self.publisher = Publisher(self._redis)
+        self.publisher = Publisher(self._redis, settings.redis_timeout)
         self.live = LiveChannels(
             settings, self._servers, lambda tag: keys.canary(name, tag), self.publisher.publish_one
         )

@@ -58,7 +58,7 @@ class Gateway:
         self.rooms = Rooms(backplane, self.metrics)
         self.presence = Presence(backplane, self.rooms)
         verbs = Verbs(backplane, self.rooms)
-        self._publisher = Publisher(backplane.redis)
+        self._publisher = Publisher(backplane.redis, settings.redis_timeout)
         self._manager = RoomChannelManager(self._publisher, backplane.live, prefix=settings.key_prefix)
         self._server = GuardedServer(settings, client_manager=self._manager)
         callers = Callers(settings, self.metrics)

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from backplane.addresses import parse
 from backplane.connection import Backplane, open_redis
 from backplane.errors import Unavailable
 from backplane.ids import new_id
 from backplane.publisher import OwnChannels, Publisher
 from backplane.settings import Settings
+from tests.fleet.proxy import Proxy
 from tests.support.waiting import wait_until
 
 
@@ -32,7 +34,7 @@ class Ear:
 
 @pytest.fixture
 async def publisher(backplane: Backplane) -> AsyncIterator[Publisher]:
-    made = Publisher(backplane.redis, most_waiting=1000)
+    made = Publisher(backplane.redis, backplane.settings.redis_timeout, most_waiting=1000)
     yield made
     await made.close()
 
@@ -78,7 +80,7 @@ async def test_whatever_came_meanwhile_shares_a_round_trip(
 
 async def test_more_than_may_wait_is_refused_at_once(backplane: Backplane) -> None:
     """Mutant: without a bound a hung Redis fills the memory with what is emitted."""
-    publisher = Publisher(backplane.redis, most_waiting=2)
+    publisher = Publisher(backplane.redis, backplane.settings.redis_timeout, most_waiting=2)
     answers = await asyncio.gather(*(publisher.publish_one("c", b"x") for _ in range(3)), return_exceptions=True)
     assert answers[:2] == [None, None]
     assert isinstance(answers[2], Unavailable)
@@ -89,7 +91,7 @@ async def test_more_bytes_than_may_wait_are_refused_but_a_single_message_is_not(
     backplane: Backplane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backplane.publisher.MOST_WAITING_BYTES", 100)
-    publisher = Publisher(backplane.redis)
+    publisher = Publisher(backplane.redis, backplane.settings.redis_timeout)
     answers = await asyncio.gather(*(publisher.publish_one("c", b"x" * 101) for _ in range(2)), return_exceptions=True)
     assert answers[0] is None
     assert isinstance(answers[1], Unavailable)
@@ -107,15 +109,41 @@ async def test_whoever_gives_up_waiting_disturbs_nobody(backplane: Backplane, pu
 
 
 async def test_without_redis_the_call_says_so() -> None:
-    redis: Redis = open_redis(Settings(redis_url="redis://127.0.0.1:1/0"), retries=0)
-    publisher = Publisher(redis)
+    settings = Settings(redis_url="redis://127.0.0.1:1/0")
+    redis: Redis = open_redis(settings, retries=0)
+    publisher = Publisher(redis, settings.redis_timeout)
     answers = await asyncio.gather(*(publisher.publish_one("c", b"x") for _ in range(3)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [Unavailable] * 3
     await redis.aclose()
 
 
+async def _is_published(publisher: Publisher) -> bool:
+    try:
+        await publisher.publish_one("c", b"x")
+    except Unavailable:
+        return False
+    return True
+
+
+async def test_a_connection_that_has_fallen_silent_holds_up_nothing_for_longer_than_redis_may_take(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant: without a bound, whatever is published waits until TCP gives up."""
+    async with Proxy(parse(redis_url).servers[0].port) as proxy:
+        monkeypatch.setenv("THREADLINE_REDIS_TIMEOUT", "0.2")
+        own = OwnChannels(f"redis://127.0.0.1:{proxy.port}/0", f"test-{new_id()}", "node")
+        await wait_until(lambda: _is_published(own.publisher), "the connection is made")
+        proxy.hole()
+        calls = [asyncio.create_task(own.publisher.publish_one("c", b"x")) for _ in range(2)]
+        await wait_until(lambda: all(call.done() for call in calls), "both are answered")
+        assert [type(call.exception()) for call in calls] == [Unavailable] * 2
+        proxy.close_hole()
+        await wait_until(lambda: _is_published(own.publisher), "it goes on")
+        await own.close()
+
+
 async def test_closing_tells_whoever_waits(backplane: Backplane) -> None:
-    publisher = Publisher(backplane.redis)
+    publisher = Publisher(backplane.redis, backplane.settings.redis_timeout)
     calls = (publisher.publish_one("c", b"x") for _ in range(3))
     *answers, _ = await asyncio.gather(*calls, publisher.close(), return_exceptions=True)
     assert [type(answer) for answer in answers] == [Unavailable] * 3

@@ -73,7 +73,9 @@ async def serving(manager: RoomChannelManager, live: LiveChannels | None = None)
 async def node_on(redis_url: str, prefix: str) -> AsyncIterator[Node]:
     settings = Settings(redis_url=redis_url, key_prefix=prefix, node_id=new_id())
     async with Backplane.open(settings) as backplane:
-        manager = RoomChannelManager(Publisher(backplane.redis), backplane.live, prefix=prefix)
+        manager = RoomChannelManager(
+            Publisher(backplane.redis, backplane.settings.redis_timeout), backplane.live, prefix=prefix
+        )
         async with serving(manager, backplane.live) as node:
             yield node
 

@@ -56,7 +56,7 @@ async def test_every_script_and_every_channel_passes(server: Node) -> None:
             await backplane.admission.admit(thread_ref("budget"), "ann", f"r{attempt}")
         assert await Recoverer(backplane)._elect() is None
         await Recoverer(backplane).look()
-        publisher = Publisher(backplane.redis)
+        publisher = Publisher(backplane.redis, backplane.settings.redis_timeout)
         assert await publisher.publish((f"{backplane.keys.prefix}:room:x",), b"m") == 0
         await publisher.close()
 
