@@ -21,6 +21,7 @@ from backplane.settings import Settings
 from gateway.addresses import ADDRESS, Addresses, group, is_own
 from gateway.allowances import Allowances
 from gateway.audit import HERE, Where
+from gateway.engine import opens_session
 from gateway.metrics import Metrics
 from gateway.websocket import refuse_handshake
 
@@ -34,7 +35,8 @@ _QUIET = 10.0
 """Seconds between two lines of the log about refusals; a flood must not fill it."""
 _FREE = frozenset({"/healthz", "/readyz", "/metrics"})
 """Who balances the load, and who watches, must always be answered."""
-_SOCKETS = "/socket.io/"
+_SOCKETS = "/socket.io"
+"""The library serves this path too, as if it ended with a slash."""
 
 _log = structlog.get_logger("gateway.door")
 
@@ -81,10 +83,10 @@ class Door:
 
     def _which(self, scope: Scope) -> Allowances[str] | None:
         path = scope["path"]
-        if path.startswith(_SOCKETS):
-            is_known = any(part.startswith(b"sid=") for part in scope.get("query_string", b"").split(b"&"))
+        if path == _SOCKETS or path.startswith(_SOCKETS + "/"):
             # a session that is named and not there must not be a way around
-            return self._calls if is_known and scope["type"] == "http" else self._connects
+            is_new = scope["type"] == "websocket" or opens_session(scope)
+            return self._connects if is_new else self._calls
         return None if path in _FREE else self._calls
 
     def _tell(self, address: str) -> None:

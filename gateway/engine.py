@@ -116,8 +116,8 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
         await _noting_defects(self._handle(scope, receive, send))
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        query = urllib.parse.parse_qs(scope.get("query_string", b"").decode("ascii", "replace"))
-        connection: Connection | None = self.sockets.get(query.get("sid", [""])[0])
+        query = _query(scope)
+        connection: Connection | None = self.sockets.get(_session_id(query))
         if connection is not None and connection.is_overdue:
             await connection.time_out()
             connection = None
@@ -211,10 +211,23 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
         await PlainTextResponse(body, headers=headers)(scope, receive, send)
 
 
+def opens_session(scope: Scope) -> bool:
+    """Tell whether a request names no session, and so asks for a new one; whoever counts these must read it alike."""
+    return not _session_id(_query(scope))
+
+
+def _query(scope: Scope) -> dict[str, list[str]]:
+    return urllib.parse.parse_qs(scope.get("query_string", b"").decode("ascii", "replace"))
+
+
+def _session_id(query: dict[str, list[str]]) -> str:
+    return query.get("sid", [""])[0]  # of several the first that is not blank: `parse_qs` leaves those out
+
+
 def _fault(scope: Scope, query: dict[str, list[str]], connection: Connection | None) -> str | None:
     """Return what is wrong with a request, in a word of ours."""
     is_websocket = scope["type"] == "websocket"
-    session_id = query.get("sid", [""])[0]
+    session_id = _session_id(query)
     # JSONP lets any page read an answer across origins; no client since Socket.IO 3 asks for it.
     if "j" in query or (session_id and not _SESSION_ID.fullmatch(session_id)):
         return "malformed_query"

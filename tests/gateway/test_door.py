@@ -120,6 +120,56 @@ async def test_a_session_that_is_named_is_no_way_around() -> None:
     assert len(behind.passed) == 10
 
 
+@pytest.mark.parametrize(
+    ("kind", "path", "query"),
+    [
+        ("http", "/socket.io/", b"EIO=4&transport=polling&sid="),
+        ("http", "/socket.io/", b"EIO=4&transport=polling&sid=&sid="),
+        ("http", "/socket.io/", b"EIO=4&transport=polling&Sid=x"),
+        ("http", "/socket.io", b"EIO=4&transport=polling"),
+        ("websocket", "/socket.io", b"EIO=4&transport=websocket"),
+    ],
+)
+async def test_whatever_opens_a_session_is_a_new_connection(kind: str, path: str, query: bytes) -> None:
+    behind = Behind(connects_per_second=1)
+    await behind.ask(["203.0.113.7"] * 50, kind, path, query)
+    assert len(behind.passed) == 5
+
+
+@pytest.mark.parametrize("path", ["/socket.io/", "/socket.io"])
+@pytest.mark.parametrize("query", [b"sid=x", b"sid=&sid=x", b"%73id=x"])
+async def test_whatever_stays_within_a_session_is_none(path: str, query: bytes) -> None:
+    behind = Behind(connects_per_second=1, http_calls_per_second=2)
+    await behind.ask(["203.0.113.7"] * 50, "http", path, b"EIO=4&transport=polling&" + query)
+    assert len(behind.passed) == 10
+
+
+async def test_the_door_and_the_engine_agree_on_what_opens_a_session(gateway_settings: Make) -> None:
+    """Each address has one new connection: a second session of it would have come around the door."""
+    queries = [
+        "",
+        "&sid=",
+        "&sid=&sid=",
+        "&Sid=x",
+        "&sid=x",
+        "&sid=&sid=x",
+        "&sid=x&sid=",
+        "&%73id=x",
+        "&sid=%20",
+        "&sid;sid=x",
+    ]
+    asked = [
+        (path, query) for path in ("/socket.io/", "/socket.io", "/socket.io//", "/socket.iox") for query in queries
+    ]
+    settings = gateway_settings(**PROXIED, connects_per_second=0.01, http_calls_per_second=1000)
+    async with serving(settings, roles=False) as node, web(node.url) as http:
+        for number, (path, query) in enumerate(asked):
+            url, headers = f"{path}?EIO=4&transport=polling{query}", at(f"203.0.113.{number}")
+            first, *others = [(await http.get(url, headers=headers)).status_code for _ in range(3)]
+            assert 200 not in others, (path, query)
+            assert others == [429 if first == 200 else first] * 2, (path, query)
+
+
 async def test_another_web_server_refuses_by_closing() -> None:
     behind = Behind(connects_per_second=1)
     await behind.ask(["203.0.113.7"] * 6, "websocket", "/socket.io/")
