@@ -158,9 +158,9 @@ class ThreadState:
 
     def _edited(self, event: Event) -> None:
         """Drop the message that was edited, and all behind it."""
-        turns = [message.request_id for message in self.messages]
-        if (edited := str(event.get("edited_request_id", ""))) in turns:
-            del self.messages[turns.index(edited) :]
+        turns, edited = [message.request_id for message in self.messages], event.get("edited_request_id")
+        # not held: it stands before all that is held, for what is held reaches up to the newest message
+        del self.messages[turns.index(edited) if edited in turns else 0 :]
 
     def _accepted(self, event: Event) -> None:
         self._unqueue(event.request_id)

@@ -14,6 +14,7 @@ import type {
   Lane,
   QueueItemDelivered,
   Snapshot,
+  ThreadEdited,
   ThreadEvent,
   Usage,
 } from "./events.js";
@@ -86,6 +87,8 @@ export interface ThreadState {
   readonly messages: readonly Message[];
   /** Whether the history has messages before the first of `messages`. */
   readonly has_older: boolean;
+  /** The `id` before which they stand: that of the first message, or of one in whose place an edit put the first. */
+  readonly older_before: number | null;
   /** The primary turn, or null. */
   readonly turn: TurnState | null;
   /** Turns that run beside it, oldest first. */
@@ -126,6 +129,7 @@ export function initialState(thread_id: string): ThreadState {
     offset: 0,
     messages: [],
     has_older: false,
+    older_before: null,
     turn: null,
     parallel: [],
     status: "idle",
@@ -151,7 +155,8 @@ function reduceLocal(state: ThreadState, item: Local): ThreadState {
     case "local:older": {
       const known = new Set(state.messages.map((message) => message.key));
       const older = item.messages.map((message) => messageOf(message)).filter((message) => !known.has(message.key));
-      return { ...state, messages: [...older, ...state.messages], has_older: item.has_older };
+      const older_before = item.messages[0]?.id ?? state.older_before;
+      return { ...state, messages: [...older, ...state.messages], has_older: item.has_older, older_before };
     }
     case "local:queue":
       return { ...state, queue: placed(state.queue, item.queue) };
@@ -200,6 +205,7 @@ function replaced(state: ThreadState, told: Snapshot): ThreadState {
     offset: told.offset,
     messages: told.messages.map((message) => messageOf(message, before.get(keyOf(message)))),
     has_older: (told.messages[0]?.id ?? 1) > 1,
+    older_before: told.messages[0]?.id ?? null,
     turn: told.turn && turnOf(told.turn, ""),
     parallel: told.parallel.map((turn) => turnOf(turn, "parallel")),
     queue: [],
@@ -261,10 +267,8 @@ function advanced(before: ThreadState, event: ThreadEvent): ThreadState {
     case "chat_done":
     case "chat_error":
       return ended(state, event);
-    case "thread_edited": {
-      const at = state.messages.findIndex((message) => message.request_id === event.edited_request_id);
-      return at < 0 ? state : { ...state, messages: state.messages.slice(0, at) };
-    }
+    case "thread_edited":
+      return edited(state, event);
     case "queue_item_queued":
       return { ...state, queue: queued(state.queue, event) };
     case "queue_item_delivered":
@@ -314,6 +318,14 @@ function accepted(state: ThreadState, event: ChatAccepted): ThreadState {
     return { ...state, queue, parallel: [...others, turn] };
   }
   return { ...state, queue, turn, messages: [...state.messages, userMessage(event, event.request_id, event.message)] };
+}
+
+function edited(state: ThreadState, event: ThreadEdited): ThreadState {
+  const at = state.messages.findIndex((message) => message.request_id === event.edited_request_id);
+  if (at > 0) return { ...state, messages: state.messages.slice(0, at) };
+  // not held: it stands before all that is held, for what is held reaches up to the newest message
+  const has_older = at < 0 ? event.message_id > 1 : state.has_older;
+  return { ...state, messages: [], has_older, older_before: event.message_id };
 }
 
 function userMessage(event: ThreadEvent, request_id: string, content: string, lane?: Lane): Message {

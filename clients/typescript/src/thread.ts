@@ -262,12 +262,12 @@ export class Thread {
   }
 
   private async page(limit: number, signal: AbortSignal | undefined): Promise<boolean> {
-    const before = this.current.messages[0]?.id;
-    if (!this.current.has_older || !before) return false;
+    const { has_older: some, older_before: before } = this.current;
+    if (!some || before === null) return false;
     const messages = await this.history({ before, limit, signal });
     const has_older = messages.length > 0 && (messages[0]?.id ?? 1) > 1;
-    // a snapshot that came meanwhile has begun the list anew
-    if (this.current.messages[0]?.id === before) this.apply({ event: "local:older", messages, has_older });
+    // a snapshot or an edit that came meanwhile has begun the list anew
+    if (this.current.older_before === before) this.apply({ event: "local:older", messages, has_older });
     return this.current.has_older;
   }
 

@@ -53,7 +53,7 @@ function itemOf(line: Record<string, unknown>): Item {
 /** What both clients have to agree on. */
 function shownOf(state: ThreadState): Record<string, unknown> {
   const turn = ({ kept: _, ...shown }: TurnState): unknown => shown;
-  const { outbox: _, degraded: __, thread_id: ___, has_older: ____, ...rest } = state;
+  const { outbox: _, degraded: __, thread_id: ___, has_older: ____, older_before: _____, ...rest } = state;
   return {
     ...rest,
     messages: state.messages.map(({ key: _, ...message }) => message),
@@ -146,7 +146,30 @@ test("a page of older messages comes in front, and none comes twice", () => {
   expect(writer.state.has_older).toBe(true);
   writer.apply({ event: "local:older", messages: [message(1), message(2), message(3)], has_older: false });
   expect(writer.state.messages.map(({ id }) => id)).toEqual([1, 2, 3, 4]);
-  expect(writer.state.has_older).toBe(false);
+  expect(writer.state).toMatchObject({ has_older: false, older_before: 1 });
+});
+
+test.each([
+  ["the first that is held", 3, "r3"],
+  ["one before all that is held", 2, "r2"],
+])("after an edit of %s, the older ones are those before the edited one", (_, message_id, edited_request_id) => {
+  const writer = new Writer();
+  const messages = [3, 4].map((id) => ({ id, ts: 5, role: "user", content: `m${id}`, request_id: `r${id}` }));
+  const told = { epoch: "e", offset: 1, recovered: null, snapshot: { messages } };
+  writer.apply(parseSnapshot("tea", told));
+  expect(writer.state.older_before).toBe(3);
+  writer.write("thread_edited", { branch: "r5", message_id, edited_request_id }, "r5");
+  const state = writer.write("chat_accepted", { message: "other" }, "r5");
+  expect(state.messages.map(({ key }) => key)).toEqual(["r5:user"]);
+  expect(state).toMatchObject({ has_older: true, older_before: message_id });
+});
+
+test("before the first message of the conversation there are no older ones", () => {
+  const writer = new Writer();
+  const messages = [{ id: 3, ts: 5, role: "user", content: "m3", request_id: "r3" }];
+  writer.apply(parseSnapshot("tea", { epoch: "e", offset: 1, recovered: null, snapshot: { messages } }));
+  const state = writer.write("thread_edited", { branch: "r5", message_id: 1, edited_request_id: "r1" }, "r5");
+  expect(state.has_older).toBe(false);
 });
 
 test("a delta costs the same however long the answer is", () => {

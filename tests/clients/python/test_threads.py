@@ -127,11 +127,12 @@ def test_an_edit_takes_its_message_and_all_behind_it_out_of_the_picture() -> Non
         event("chat_done", 4, "r2", full_response="B"),
         event("thread_edited", 5, "r3", branch="r3", message_id=3, edited_request_id="r2"),
         event("chat_accepted", 6, "r3", message="c"),
-        event("thread_edited", 7, "r4", branch="r4", message_id=99, edited_request_id="not shown here"),
     ]
     for item in said:
         state.apply(item)
     assert [message.content for message in state.messages] == ["a", "A", "c"]
+    state.apply(event("thread_edited", 7, "r4", branch="r4", message_id=0, edited_request_id="before all these"))
+    assert state.messages == []
 
 
 def test_a_deletion_counts_only_for_the_log_that_it_is_of() -> None:
