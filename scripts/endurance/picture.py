@@ -38,8 +38,10 @@ class _Panel:
 
 def svg(samples: list[Sample], about: str = "") -> str:
     """Return the plot: four panels, a line for each process; `about` stands under the title."""
+    memory = series(samples, "memory", 1e6)
+    memory.pop("store", None)  # it keeps the threads: beside its line the others would all look flat
     panels = [
-        _Panel("Memory (RSS)", "MB", series(samples, "memory", 1e6), judged=True),
+        _Panel("Memory (RSS) of gateways and workers", "MB", memory, judged=True),
         _Panel("Open files and sockets", "", series(samples, "files"), judged=True),
         _Panel("Processor time, of one core", "%", series(samples[1:], "cpu", 0.01)),
         _Panel(
@@ -98,7 +100,8 @@ def _draw(top: float, panel: _Panel, longest: float) -> list[str]:
         parts += [
             f'<rect x="{_LEFT}" y="{top}" width="{across(longest * WARM) - _LEFT:.0f}" height="{_TALL}" '
             f'fill="{_WARMING}"/>',
-            f'<text x="{_LEFT + 8}" y="{top + 16}" fill="{_GREY}" font-size="11">getting warm, not judged</text>',
+            f'<text x="{_LEFT + 8}" y="{top + 0.62 * _TALL:.0f}" fill="{_GREY}" font-size="11">'
+            "getting warm, not judged</text>",
         ]
     for value in marks:
         parts += [line(_LEFT, up(value), right, up(value), _PALE), text(_LEFT - 8, up(value) + 4, f"{value:g}", _END)]

@@ -23,9 +23,9 @@ def test_the_store_may_grow_by_what_it_is_given_to_keep() -> None:
     assert "grows" not in out.getvalue()
 
 
-def test_the_plot_has_a_line_for_each_process_in_each_panel() -> None:
+def test_the_plot_has_a_line_for_each_process_in_each_panel_but_for_the_stores_memory() -> None:
     lines = ElementTree.fromstring(svg(leaking(0))).findall("{http://www.w3.org/2000/svg}polyline")
-    assert len(lines) == 2 + 2 + 2 + 1
+    assert len(lines) == 1 + 2 + 2 + 1
 
 
 def test_there_is_a_plot_of_nothing() -> None:
