@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from redis.asyncio import Redis
 
-from backplane.ids import ThreadRef
+from backplane.ids import ThreadRef, new_id
 from backplane.keys import Keys, user_digest
 from backplane.scripts import Call, run
 
@@ -50,9 +50,12 @@ class Doorbell:
     BLOCK: ClassVar[float] = 5.0
     """Seconds that one wait blocks: long enough to be cheap, short enough to notice a dead connection."""
     _TTL: ClassVar[int] = 24 * 3600
+    _LEAVING_TTL: ClassVar[int] = 60
+    """Seconds that the wish to leave lies there when nobody waited; a wait is over long before."""
 
     def __init__(self, keys: Keys, redis: Redis, blocking: Redis, timeout: float, weights: Mapping[str, int]) -> None:
         self._keys = [keys.doorbell, keys.line, keys.line_tenants, keys.line_users, keys.line_turns]
+        self._leaving = keys.leaving + new_id()
         self._redis = redis
         self._blocking = blocking
         self._timeout = timeout
@@ -89,19 +92,36 @@ class Doorbell:
         await self._run("forget", f"{ref}/", ref.tenant, user_digest(subject))
 
     async def wait(self) -> str | None:
-        """Return the next turn that became ready, or None after `BLOCK` seconds.
+        """Return the next turn that became ready, or None after `BLOCK` seconds or a call of `leave`.
 
-        A ring that is taken but never heard (the connection died under the reply) loses no turn.
+        A ring that is taken but never heard (the connection died under the reply) loses no turn, but costs it two
+        seconds: end a wait by `leave`, never by cancelling it.
 
         Raises:
             redis.RedisError, OSError: when the connection failed; wait a moment, and call again.
         """
         async with asyncio.timeout(self.BLOCK + self._timeout):  # a half-open connection gives no error
-            popped: Any = await self._blocking.blpop([self._keys[0]], timeout=self.BLOCK)
-        if popped is None:
+            popped: Any = await self._blocking.blpop([self._leaving, self._keys[0]], timeout=self.BLOCK)
+        if popped is None or popped[0] == self._leaving.encode():
             return None
         member = popped[1] or await self._run("pick", self._TTL * 1000)
         return member.decode() or None
+
+    async def leave(self) -> None:
+        """End the wait that is under way, or the next one; it still returns what was taken for it.
+
+        The store decides which came first, so nothing is taken for one who is not there any more. A connection that is
+        closed in the middle of its wait may have been given a turn by then, which nobody hears of. CLIENT UNBLOCK would
+        end it as well; but it is a right more, and does nothing for a wait that is still on its way.
+
+        Raises:
+            redis.RedisError, OSError: when Redis did not answer.
+        """
+        async with asyncio.timeout(self._timeout):
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.rpush(self._leaving, "")
+            pipeline.expire(self._leaving, self._LEAVING_TTL)
+            await pipeline.execute()
 
     async def _run(self, name: str, *args: str | int) -> Any:
         async with asyncio.timeout(self._timeout):

@@ -107,6 +107,8 @@ class Keys:
         bell = f"{prefix}:{{doorbell}}"
         self.doorbell = f"{bell}:list"
         """list: one item per turn that became ready; workers block on it. TTL 1 day. Speed only, as all of the line."""
+        self.leaving = f"{bell}:leaving:"
+        """prefix; + the id of one who waits. list: an item ends the wait, which is at this key too. TTL 1 minute."""
         self.line = f"{bell}:line"
         """hash: how many turns wait for a worker, and where the fair order stands (lua/lib/line.lua). TTL 1 day."""
         self.line_tenants = f"{bell}:tenants"

@@ -553,6 +553,14 @@ class Turns:
         if following:
             await self.ring(claim.ref, following.decode(), claim.subject, again=True)
 
+    async def pass_on(self, member: str) -> None:
+        """Ring once more for a turn that the doorbell gave to a worker which does not claim it.
+
+        Raises:
+            Unavailable: when Redis did not answer; the recoverer will ring.
+        """
+        await self._ring_for_owner(*split_member(member), again=True)
+
     # --- from the recoverer ----------------------------------------------------------------------------
 
     async def recover(self, member: str, grace: float = 0.0) -> str:
@@ -571,10 +579,13 @@ class Turns:
             self._call("recover", ref, request_id, *(math.ceil(seconds * 1000) for seconds in pauses))
         )
         if following:
-            async with self._backplane.answering():
-                owner: Any = await self._backplane.redis.hget(self._keys(ref).thread, "owner")
-            await self.ring(ref, following.decode(), (owner or b"").decode(), again=following.decode() == request_id)
+            await self._ring_for_owner(ref, following.decode(), again=following.decode() == request_id)
         return str(what.decode())
+
+    async def _ring_for_owner(self, ref: ThreadRef, request_id: str, *, again: bool) -> None:
+        async with self._backplane.answering():
+            owner: Any = await self._backplane.redis.hget(self._keys(ref).thread, "owner")
+        await self.ring(ref, request_id, (owner or b"").decode(), again=again)
 
 
 def _claim(ref: ThreadRef, request_id: str, own: str, answer: Sequence[Any]) -> Claim:

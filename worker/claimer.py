@@ -21,6 +21,10 @@ _PAUSE = 0.2
 class Claimer:
     """Claims turns until it is cancelled, or has taken as many as it may.
 
+    Cancelled, it ends in order: it waits for what the store is giving it at that moment, and gives that to another
+    worker. A turn whose ring was lost with a connection would wait for the recoverer, one whose claim was lost for the
+    end of a lease, as if its worker had died.
+
     Args:
         free: one permit for each free slot; taken here, given back by whoever runs the turn.
         begin: runs a claimed turn.
@@ -30,6 +34,7 @@ class Claimer:
         self._backplane = backplane
         self._free = free
         self._begin = begin
+        self._stopping = False
         self.tried = 0
         """Claims that were sent: one for each time that this worker was woken."""
         self.won = 0
@@ -40,20 +45,43 @@ class Claimer:
         most = self._backplane.settings.max_turns
         while not most or self.won < most:
             await self._free.acquire()
+            taking = asyncio.create_task(self._next(), name="take")
             try:
-                claim = await self._next()
-            except BaseException:
-                self._free.release()
+                claim = await asyncio.shield(taking)
+            except asyncio.CancelledError:
+                await self._stop(taking)
                 raise
-            self.won += 1
-            self._begin(claim)
+            if claim is not None:
+                self.won += 1
+                self._begin(claim)
 
-    async def _next(self) -> Claim:
-        while True:
+    async def _stop(self, taking: asyncio.Task[Claim | None]) -> None:
+        """End the taking of a turn, and give back what it brings; within the time that a command may take."""
+        self._stopping = True
+        try:
+            async with asyncio.timeout(self._backplane.settings.redis_timeout):
+                if not taking.done():
+                    await self._backplane.doorbell.leave()
+                if (claim := await taking) is not None:
+                    await self._backplane.turns.release(claim)
+                    turn = {"thread_id": claim.ref.thread_id, "request_id": claim.request_id}
+                    _log.info("turn handed back before it began", **turn)
+        except (RedisError, OSError, ThreadlineError) as error:
+            # a turn that it may have brought is rung for by the recoverer, or taken over when its lease has lapsed
+            _log.warning("stopped claiming, and did not hear what the last wait brought", error=repr(error))
+        finally:
+            taking.cancel()
+
+    async def _next(self) -> Claim | None:
+        """Return the next turn; None only when this stops."""
+        while not self._stopping:
             try:
                 member = await self._backplane.doorbell.wait()
                 if member is None:
                     continue
+                if self._stopping:
+                    await self._backplane.turns.pass_on(member)
+                    return None
                 claim = await self._claim(member)
                 if claim is not None:
                     return claim
@@ -61,6 +89,7 @@ class Claimer:
                 # the turn whose ring was lost here is rung again by the recoverer
                 _log.warning("could not claim; trying again", error=repr(error))
                 await asyncio.sleep(_PAUSE)
+        return None
 
     async def _claim(self, member: str) -> Claim | None:
         """Claim a turn, and ask until there is an answer: a claim whose answer is lost may have taken the turn."""

@@ -1,8 +1,8 @@
 """A worker process: claims turns, runs agents, renews leases, and stops in order.
 
-The order of stopping: claiming first (no new turn), then the turns (they finish within the grace, or are handed
-back), then heartbeat and appender (turns need them until their end), the connections last. A worker that has taken
-`max_turns` turns stops by itself, and lets them end however long they take.
+The order of stopping: claiming first (no new turn, and what is on its way goes to another worker), then the turns
+(they finish within the grace, or are handed back), then heartbeat and appender (turns need them until their end), the
+connections last. A worker that has taken `max_turns` turns stops by itself, and lets them end however long they take.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Worker:
             if claimer.done() and not claimer.cancelled() and claimer.exception() is None:
                 await self._last_turns([stopping, *roles])
             claimer.cancel()
-            await self._drain()
+            # together: where Redis is away, to stop claiming takes as long as a command may, and the grace runs already
+            await asyncio.gather(asyncio.wait([claimer]), self._drain())
         finally:
             for task in (stopping, claimer, *roles):
                 task.cancel()

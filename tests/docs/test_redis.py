@@ -36,6 +36,7 @@ PARTS = {
     "TENANT": "[A-Za-z0-9._:-]+",
     "DIGEST": "[0-9a-f]{64}",
     "CALL": "[A-Za-z0-9_-]+",
+    "WAITER": "[A-Za-z0-9_-]+",
     "ADDRESS": "[0-9a-f.:/]+",
     "NODE": "[^:]+",
 }
@@ -43,6 +44,7 @@ SHORT = {"lease": 0.2, "recover_interval": 0.05, "cancel_grace": 0.1, "turn_time
 WRITERS = {
     "meta": ("connection.py", "hsetnx(self.keys.meta"),
     "doorbell": ("doorbell.py", "keys.doorbell"),
+    "leaving": ("doorbell.py", "keys.leaving"),
     "line": ("doorbell.py", "keys.line"),
     "line_tenants": ("doorbell.py", "keys.line_tenants"),
     "line_users": ("doorbell.py", "keys.line_users"),
@@ -292,6 +294,7 @@ async def test_every_key_is_documented_as_it_is_found_in_redis(open_backplane: A
         for number in range(3):
             await backplane.doorbell.ring(Ring(f"{DEFAULT_TENANT}/line/{number}", "ann"))
         assert [await backplane.doorbell.wait() for _ in range(2)] == [f"{DEFAULT_TENANT}/line/{n}" for n in range(2)]
+        await backplane.doorbell.leave()
         await Story(backplane).tell(look)
         settings = backplane.settings
     without_roles = set(documented.keys) - {"recoverer"}
@@ -416,6 +419,7 @@ def test_every_name_of_keys_is_documented(table: Any) -> None:
         "approvals": "request",
         "idempotency": "0" * 64,
         "calls": "call",
+        "leaving": "waiter",
         "line_users": DEFAULT_TENANT,
         "line_turns": f"{DEFAULT_TENANT}/{'0' * 64}",
         "branch": "request",
