@@ -36,8 +36,13 @@ class Revocations:
         self._key = backplane.keys.revocations
         self._known: dict[tuple[bytes, str, str], int] = {}
         """(kind, tenant, name) -> when (Unix seconds, Redis' clock)."""
-        self._last: str | None = None
+        self._since = ""
+        """The entry that the next page is read behind; empty: from the start."""
         self._from_the_start = False
+        self._complete = False
+        """Whether the end was ever reached: before that, a token may have been taken back that is not known."""
+        self._found = False
+        """Whether a page had something new that no reading has told of yet."""
         self._pushed = asyncio.Event()
 
     async def revoke(self, tenant: str, *, subject: str | None = None, token_id: str | None = None) -> None:
@@ -62,7 +67,7 @@ class Revocations:
         Raises:
             Unavailable: while this node has not yet read what was taken back.
         """
-        if self._last is None:
+        if not self._complete:
             raise Unavailable("this node does not know yet which tokens were taken back; try again in a moment")
         if token_id is not None and (_TOKEN, tenant, token_id) in self._known:
             return True
@@ -103,25 +108,44 @@ class Revocations:
     async def read(self) -> bool:
         """Read what is new; return whether there was anything.
 
+        A page that was read stays read when the next one fails: however many there are, the next try goes on there.
+
         Raises:
             Unavailable: when Redis did not answer.
         """
-        since = "" if self._last is None or self._from_the_start else self._last
-        self._from_the_start = False
-        found = False
-        async with self._backplane.answering():
-            while True:
-                page: Any = await self._backplane.redis.xrange(self._key, f"({since}" if since else "-", count=_PAGE)
-                for raw, fields in page:
-                    since = raw.decode()
-                    self._take(int(since.partition("-")[0]) // 1000, fields)
-                    found = True
-                if len(page) < _PAGE:
-                    break
-        self._last = since
+        full = True
+        while full or self._from_the_start:
+            if self._from_the_start:
+                self._from_the_start, self._since = False, ""
+            full = await self._read_page()
+        self._complete = True
+        found, self._found = self._found, False
+        if found:
+            self._forget_what_has_expired()
         return found
 
+    async def _read_page(self) -> bool:
+        """Read one page, and return whether there may be another."""
+        async with self._backplane.answering():
+            start = f"({self._since}" if self._since else "-"
+            page: Any = await self._backplane.redis.xrange(self._key, start, count=_PAGE)
+        for raw, fields in page:
+            self._since = raw.decode()
+            self._take(_seconds(self._since), fields)
+            self._found = True
+        return len(page) >= _PAGE
+
     def _take(self, at: int, fields: dict[bytes, bytes]) -> None:
-        self._known[fields[b"k"], fields[b"t"].decode(), fields[b"n"].decode()] = at
-        for key in [key for key, earlier in self._known.items() if earlier < at - KEPT][:_PAGE]:
+        key = fields[b"k"], fields[b"t"].decode(), fields[b"n"].decode()
+        # read from the start again, a subject's earlier entry must not open the door until its later one comes
+        self._known[key] = max(at, self._known.get(key, at))
+
+    def _forget_what_has_expired(self) -> None:
+        oldest = _seconds(self._since) - KEPT
+        for key in [key for key, at in self._known.items() if at < oldest]:
             del self._known[key]
+
+
+def _seconds(entry: str) -> int:
+    """Return when an entry was made (Unix seconds): its id begins with that (ms)."""
+    return int(entry.partition("-")[0]) // 1000
