@@ -82,7 +82,7 @@ export function Chat({ id, summary, plugs, onPlugs, onMenu, onSent, onChanged }:
       <div class="scroll" ref={scroll.frame} onScroll={scroll.scrolled}>
         <div class="column" ref={scroll.content}>
           {thread.has_older && <Older thread={thread} />}
-          {empty && <Welcome onSay={(text) => void send(text, "interrupt")} />}
+          {empty && <Welcome onSay={(text) => void send(text, "followup")} />}
           {messages.map((message, at) => (
             <Message
               key={message.key}

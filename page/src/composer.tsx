@@ -48,7 +48,8 @@ export function Composer({ id, status, onSend, onStop, stopping }: ComposerProps
     const said = text.trim();
     if (!said) return;
     setText("");
-    void onSend(said, busy ? mode : "interrupt").then((done) => done || setText((now) => now || said));
+    // an idle thread answers it at once; where a turn runs that we have not heard of yet, none is lost
+    void onSend(said, busy ? mode : "followup").then((done) => done || setText((now) => now || said));
   }, [text, busy, mode, onSend]);
 
   return (

@@ -114,6 +114,38 @@ async def test_what_is_written_without_a_gateway_is_sent_once_when_one_is_back(t
     await expect(tab.page.get_by_text("No gateway can be reached")).to_have_count(0)
 
 
+async def test_each_of_two_messages_that_are_written_without_a_gateway_is_answered(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("count to 2")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+    for gateway in fleet.gateways:
+        await gateway.kill()
+    await expect(tab.page.get_by_text("No gateway can be reached")).to_be_visible()
+    await tab.say("count to 3")
+    await tab.say("count to 4")
+    await expect(tab.page.get_by_text("Waits for a gateway")).to_have_count(2)
+    await fleet.heal()
+    await expect(tab.page.locator(LAST)).to_have_text(["1, 2.", "1, 2, 3.", "1, 2, 3, 4."])
+
+
+async def test_a_message_to_a_thread_that_only_seems_idle_does_not_end_what_runs(tab: Tab, fleet: Fleet) -> None:
+    """Another device has begun a turn while this one heard of nothing."""
+    await tab.open(fleet.urls[0])
+    await tab.say("count to 2")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+    thread_id = await tab.thread_id()
+    fleet.gateways[0].signal(signal.SIGSTOP)
+    turns = f"{fleet.urls[1]}/v1/threads/{thread_id}/turns"
+    assert (await tab.page.request.post(turns, data={"message": "sleep 60"})).ok
+    await tab.say("count to 3")
+    await expect(tab.page.get_by_text("Sending…")).to_be_visible()
+    fleet.gateways[0].signal(signal.SIGCONT)
+    await expect(tab.page.locator(".pill")).to_have_text(["Nextcount to 3"])
+    await expect(tab.page.locator(".tool.running")).to_be_visible()
+    await tab.page.get_by_label(STOP).click()
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2, 3.")
+
+
 async def test_hostile_markup_is_shown_as_text_and_never_runs(tab: Tab, fleet: Fleet) -> None:
     """In what a model, a tool and a person say, in titles and previews; nothing is loaded from elsewhere."""
     asked: list[str] = []
