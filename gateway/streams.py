@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 
+import structlog
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
-from backplane.errors import InvalidPayload
+from backplane.errors import InvalidPayload, ThreadlineError
 from backplane.events import Event, dumps
 from backplane.notices import THREAD_DELETED
 from gateway.auth import Identity
@@ -19,6 +20,7 @@ from gateway.payloads import ThreadSubscribe
 from gateway.room import Room
 from gateway.verbs import Ack, Verbs
 
+_log = structlog.get_logger("gateway.streams")
 _PING_SECONDS = 15
 """A comment is sent when a stream was silent for this long, so that no proxy closes it."""
 _UNREAD = 64
@@ -53,11 +55,19 @@ class Stream:
         self.identity = identity
         self._asked = asked
         self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._joining: asyncio.Task[None] | None = None
+        self._joined: asyncio.Future[Ack] | None = None
 
     def send(self, event: Event) -> bool:
         """Queue an event."""
+        if self.gone:
+            return False
         self._waiting.put_nowait(event)
-        return self._waiting.qsize() < _UNREAD
+        if self._waiting.qsize() < _UNREAD:
+            return True
+        if self._joined is not None and not self._joined.done():
+            self._joined.set_result({})  # the cursor was good; from here on it must be read
+        return False
 
     async def drained(self) -> bool:
         """Wait until the reader has taken what waits; False when it has not for long, or is gone."""
@@ -70,11 +80,16 @@ class Stream:
 
     def lose(self, reason: str) -> None:
         """End the stream: an EventSource comes back by itself, with its last id."""
-        self.leave()
+        self._part()
         self._waiting.put_nowait(None)
 
     def leave(self) -> None:
         """Leave the thread, for good."""
+        self._part()
+        if self._joining is not None:
+            self._joining.cancel()
+
+    def _part(self) -> None:
         self.gone = True
         for room in list(self.rooms):
             room.remove(self)
@@ -82,11 +97,37 @@ class Stream:
     async def join(self) -> Ack:
         """Join the thread. What was missed waits to be read when this returns; whoever joins has to `leave`.
 
+        When more was missed than may wait, this returns an empty acknowledgement, and the rest comes while it is read.
+
         Raises:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        return await self._verbs.subscribe(self.identity, self._asked, self)
+        self._joined = asyncio.get_running_loop().create_future()
+        self._joining = asyncio.create_task(self._subscribe(self._joined), name=f"join-{self._asked.thread_id}")
+        try:
+            return await self._joined
+        except BaseException:
+            self.leave()
+            raise
+
+    async def _subscribe(self, joined: asyncio.Future[Ack]) -> None:
+        try:
+            ack = await self._verbs.subscribe(self.identity, self._asked, self)
+        except Exception as error:
+            if not joined.done():
+                joined.set_exception(error)
+                return
+            if not isinstance(error, ThreadlineError):
+                _log.exception("a stream failed to read what it missed", thread_id=self._asked.thread_id)
+            self.lose("could not be brought up to the present")
+            return
+        if not joined.done():
+            if "snapshot" in ack:
+                self._waiting = asyncio.Queue()  # what was read of the log before it gave way is older
+            joined.set_result(ack)
+        elif "snapshot" in ack:
+            self.lose("the log no longer holds what follows, or nobody reads")
 
     async def events(self, joined: Ack) -> AsyncIterator[ServerSentEvent]:
         """Yield what the reader gets: a `snapshot` unless it was recovered, then each event in order."""

@@ -1,22 +1,33 @@
-"""Streams: a reader of server-sent events is a member of its thread's room, until its response is over."""
+"""Streams: what a reader of server-sent events gets, and that it is a member of its room until its response ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from backplane.errors import NotFound, Unavailable
+from backplane.events import Event, dumps
 from backplane.settings import Settings
+from gateway import streams
+from gateway.auth import ANONYMOUS
+from gateway.degraded import Degraded
+from gateway.metrics import Metrics
+from gateway.payloads import ThreadSubscribe
+from gateway.streams import Stream
+from gateway.verbs import Verbs
 from tests.gateway.agents import count, endless
 from tests.gateway.conftest import RunningGateway, serving, working
 from tests.support.waiting import wait_until
+from worker.turn import AgentEvent, ToolCall, ToolResult, Turn
 
 Make = Callable[..., Settings]
 EVENTS = "/v1/threads/t/events"
+MANY = 100
 RUN = {"threadId": "t", "runId": "run-1", "messages": [{"id": "u1", "role": "user", "content": "3"}]}
 
 
@@ -93,3 +104,140 @@ async def test_who_is_told_a_turn_that_has_ended_stays_no_member(gateway_setting
         for _ in range(2):
             assert "RUN_FINISHED" in (await http.post("/v1/agui", json=RUN)).text
             await wait_until(lambda: len(node.gateway.rooms) == 0, "the stream has left")
+
+
+async def busy(turn: Turn) -> AsyncIterator[str | AgentEvent]:
+    """Call many tools: their events are not merged."""
+    for number in range(MANY):
+        yield ToolCall("look", {}, f"c{number}")
+        yield ToolResult("look", "nothing", f"c{number}")
+    yield "done"
+
+
+async def worked(http: httpx.AsyncClient) -> str:
+    """Have the busy agent take a turn; return the epoch of its log."""
+    started = (await http.post("/v1/threads/t/turns", json={"message": "x"})).json()
+
+    async def over() -> bool:
+        return (await http.get("/v1/threads/t")).json()["turn"] is None
+
+    await wait_until(over, "the turn ends")
+    return str(started["epoch"])
+
+
+async def test_a_reader_that_missed_more_than_may_wait_gets_all_of_it_in_order(gateway_settings: Make) -> None:
+    """Behind its cursor, without a snapshot, and then what is new."""
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, busy), httpx.AsyncClient(base_url=node.url) as http:
+        epoch = await worked(http)
+        async with http.stream("GET", EVENTS, headers={"Last-Event-ID": f"{epoch}:1"}, timeout=20) as response:
+            lines = (line.partition(": ") async for line in response.aiter_lines())
+            found = [(name, value) async for name, _, value in _until_deleted(lines, http)]
+    offsets = [int(value.rpartition(":")[2]) for name, value in found if name == "id"]
+    assert offsets == list(range(2, offsets[-1] + 1))
+    assert len(offsets) > 2 * MANY
+    assert [value for name, value in found if name == "event"][-2:] == ["chat_done", "thread_deleted"]
+
+
+async def _until_deleted(
+    lines: AsyncIterator[tuple[str, str, str]], http: httpx.AsyncClient
+) -> AsyncIterator[tuple[str, str, str]]:
+    """Delete the thread when all of its turn has come: the stream ends behind that."""
+    async for line in lines:
+        yield line
+        if line[2] == "chat_done":
+            assert (await http.delete("/v1/threads/t")).status_code == 200
+
+
+async def test_who_does_not_read_what_it_missed_comes_back_behind_what_it_got(
+    gateway_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told the events that wait, and nothing that is ahead of them."""
+    monkeypatch.setattr(streams, "_PATIENCE", 0.1)
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, busy), httpx.AsyncClient(base_url=node.url) as http:
+        asked = ThreadSubscribe(thread_id="t", epoch=await worked(http), after=0)
+        verbs = Verbs(node.backplane, node.gateway.rooms)
+        stream = Stream(verbs, node.gateway.metrics, node.gateway.node.degraded, ANONYMOUS, asked)
+        joined = await stream.join()
+        await wait_until(lambda: stream.gone, "it is given up")
+        offsets = [int(sent.id.rpartition(":")[2]) async for sent in stream.events(joined) if sent.id]
+        assert offsets == list(range(1, streams._UNREAD + 1))
+        await wait_until(lambda: len(node.gateway.rooms) == 0, "it is no member")
+
+
+class Verb:
+    """Stands for the verbs: sends some events to whoever subscribes, and goes on as the test says."""
+
+    def __init__(self, events: int, then: Callable[[], Awaitable[Any]]) -> None:
+        self._events = events
+        self._then = then
+
+    async def subscribe(self, identity: object, asked: object, member: Stream) -> Any:
+        """Send the events; all of them before anything is awaited."""
+        for offset in range(1, self._events + 1):
+            member.send(Event(offset, "x", dumps({"epoch": "e", "offset": offset}).encode()))
+        return await self._then()
+
+    def stream(self) -> Stream:
+        """Return a stream that is to join."""
+        asked = ThreadSubscribe(thread_id="t", epoch="e", after=0)
+        return Stream(cast(Verbs, self), Metrics(), Degraded(lambda: False), ANONYMOUS, asked)
+
+
+async def snapshot() -> Any:
+    return {"ok": True, "epoch": "e", "offset": 9, "recovered": False, "snapshot": {}}
+
+
+async def test_nothing_that_was_read_before_a_snapshot_comes_behind_it() -> None:
+    """The log may be trimmed between two of its pages."""
+    stream = Verb(3, snapshot).stream()
+    joined = await stream.join()
+    stream.lose("the end of this test")
+    assert [sent.id async for sent in stream.events(joined)] == ["e:9"]
+
+
+async def unavailable() -> Any:
+    raise Unavailable("Redis did not answer; try again in a moment")
+
+
+async def nowhere() -> Any:
+    raise NotFound("no such thread")
+
+
+async def defect() -> Any:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("then", [snapshot, unavailable, nowhere, defect])
+async def test_a_stream_that_has_begun_ends_when_the_rest_of_the_past_cannot_be_read(
+    then: Callable[[], Awaitable[Any]],
+) -> None:
+    stream = Verb(streams._UNREAD, then).stream()
+    offsets = [sent.id async for sent in stream.events(await stream.join())]
+    assert offsets == [f"e:{offset}" for offset in range(1, streams._UNREAD + 1)]
+
+
+@pytest.mark.parametrize(("then", "error"), [(unavailable, Unavailable), (nowhere, NotFound)])
+async def test_a_stream_that_has_not_begun_is_refused(
+    then: Callable[[], Awaitable[Any]], error: type[Exception]
+) -> None:
+    stream = Verb(3, then).stream()
+    with pytest.raises(error):
+        await stream.join()
+    assert stream.gone
+
+
+async def test_who_leaves_while_the_past_is_read_ends_the_reading() -> None:
+    ended = asyncio.Event()
+
+    async def read() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    stream = Verb(streams._UNREAD, read).stream()
+    assert await stream.join() == {}
+    stream.leave()
+    await asyncio.wait_for(ended.wait(), 10)
