@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from backplane.connection import Backplane
 
 _UNDER_WAY = frozenset({b"queued", b"ready", b"running", b"waiting"})
+_CONTEXT = [b"queued", b"collect"]
+"""State and lane of collected context. It never is a turn, and lies there until one takes it: were it counted, it could
+use the budget up, and the turn that would take it could not start. `max_followups` bounds it in each thread."""
 _RETRY_AFTER_MS = 1000
 _STARTING = 10.0
 """Seconds that a turn may take from its admission to its start; then it never came."""
@@ -129,8 +132,8 @@ class Admission:
         pipeline = redis.pipeline(transaction=False)
         for name in looked:
             ref, request_id = split_member(name)
-            pipeline.hget(self._backplane.keys.thread(ref).turn(request_id), "state")
-        states = await pipeline.execute()
+            pipeline.hmget(self._backplane.keys.thread(ref).turn(request_id), "state", "lane")
+        states = [b"context" if found == _CONTEXT else found[0] for found in await pipeline.execute()]
         now = self._clock()
         under_way = [name for name, state in zip(looked, states, strict=True) if state in _UNDER_WAY]
         ended = [

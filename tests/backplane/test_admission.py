@@ -14,7 +14,7 @@ from backplane.admission import Admission
 from backplane.connection import Backplane
 from backplane.errors import RateLimited
 from backplane.ids import ThreadRef, new_id, thread_ref
-from backplane.turns import Batch, Ending, Start
+from backplane.turns import Batch, Ending, QueueMode, Start
 
 
 @pytest.fixture
@@ -24,9 +24,11 @@ async def backplane(open_backplane: Any) -> AsyncIterator[Backplane]:
         yield opened
 
 
-async def start(backplane: Backplane, thread_id: str, subject: str = "ann", tenant: str = "default") -> None:
+async def start(
+    backplane: Backplane, thread_id: str, subject: str = "ann", tenant: str = "default", mode: QueueMode = "interrupt"
+) -> None:
     ref = ThreadRef(tenant, thread_id)
-    asked = Start("q", subject, "sid")
+    asked = Start("q", subject, "sid", queue_mode=mode)
     await backplane.admission.admit(ref, subject, asked.request_id)
     await backplane.turns.start(ref, asked)
 
@@ -55,6 +57,26 @@ async def test_a_turn_that_has_ended_makes_room(backplane: Backplane) -> None:
     await start(backplane, "t3")
     with pytest.raises(RateLimited):
         await start(backplane, "t4")
+
+
+async def test_collected_context_does_not_shut_its_user_out(backplane: Backplane) -> None:
+    """It waits until a turn takes it, for as long as its thread lives: the turn must be able to start."""
+    for number in range(9):
+        await start(backplane, f"t{number}", mode="collect")
+    for number in range(3):
+        await start(backplane, f"t{number}")
+    with pytest.raises(RateLimited):
+        await start(backplane, "t3")
+    with pytest.raises(RateLimited):
+        await start(backplane, "t3", mode="collect")
+
+
+async def test_what_waits_in_another_lane_is_counted(backplane: Backplane) -> None:
+    await start(backplane, "t0")
+    await start(backplane, "t0", mode="followup")
+    await start(backplane, "t0", mode="steer")
+    with pytest.raises(RateLimited):
+        await start(backplane, "t1")
 
 
 async def test_what_was_admitted_and_never_started_is_forgotten(backplane: Backplane) -> None:
