@@ -54,6 +54,8 @@ async def test_every_script_and_every_channel_passes(server: Node) -> None:
         await Story(backplane).tell(look)
         for attempt in range(3):  # the budget of users, and asking which of their turns have ended
             await backplane.admission.admit(thread_ref("budget"), "ann", f"r{attempt}")
+        await backplane.doorbell.leave()
+        assert await backplane.doorbell.wait() is None
         assert await Recoverer(backplane)._elect() is None
         await Recoverer(backplane).look()
         publisher = Publisher(backplane.redis, backplane.settings.redis_timeout)
