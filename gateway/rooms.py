@@ -88,13 +88,16 @@ class Rooms:
     async def _open(self, room: Room) -> None:
         try:
             await self._backplane.live.subscribe(self._backplane.keys.thread(room.ref).live, room)
+        except BaseException:
+            self._close(room)  # before those who wait for it are told: whoever asks in between must not find it
+            raise
         finally:
             self._opening.pop(room, None)
 
     def _close(self, room: Room) -> None:
         if self._rooms.get(room.ref) is room:
             del self._rooms[room.ref]
-            if (opening := self._opening.pop(room, None)) is not None:
+            if (opening := self._opening.pop(room, None)) is not None and opening is not asyncio.current_task():
                 opening.cancel()
             self._backplane.live.unsubscribe(self._backplane.keys.thread(room.ref).live)
 

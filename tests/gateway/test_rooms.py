@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backplane.errors import NotFound
+from backplane.errors import NotFound, Unavailable
 from backplane.ids import ThreadRef, thread_ref
 from backplane.turns import Start
 from tests.gateway.watched import REF, Thread, Watcher
@@ -261,6 +261,29 @@ async def test_the_channel_is_left_with_the_last_member(thread: Thread) -> None:
     room.leave(two)
     assert thread.backplane.live.channels == before
     assert thread.rooms.get(REF) is None
+
+
+async def test_who_comes_as_a_room_could_not_be_opened_finds_none_without_its_channel(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = Watcher()
+    late: list[asyncio.Task[Any]] = []
+    real = thread.backplane.live.subscribe
+
+    def come() -> None:
+        late.append(asyncio.create_task(thread.join(second, (thread.claim.epoch, 2))))
+
+    async def fail(channel: str, listener: Any) -> None:
+        monkeypatch.setattr(thread.backplane.live, "subscribe", real)
+        asyncio.get_running_loop().call_soon(come)
+        raise Unavailable("not now")
+
+    monkeypatch.setattr(thread.backplane.live, "subscribe", fail)
+    with pytest.raises(Unavailable):
+        await thread.join(Watcher(), (thread.claim.epoch, 2))
+    await late[0]
+    await thread.say("a")
+    await wait_until(lambda: second.offsets == [3], "it hears what is said")
 
 
 async def test_who_leaves_still_hears_the_end_of_what_it_started_and_nothing_else(thread: Thread) -> None:
