@@ -14,6 +14,10 @@ const ABSENT_MOST = 15_000;
 export interface FeedListener {
   readonly busy: boolean;
   items(items: readonly Item[]): void;
+  /** The log is asked for. */
+  asking(): void;
+  /** There is no such thread (any more): so says the answer to that, or a notice, of the log `epoch` alone. */
+  absent(epoch?: string): void;
   degraded(degraded: Degraded | undefined): void;
   failed(error: ThreadlineError): void;
 }
@@ -74,6 +78,7 @@ export class Feed implements Watcher {
 
   deleted(epoch: string): void {
     this.pass(this.tracker.deleted(epoch));
+    if (this.tracker.standing === "absent") this.listener.absent(epoch);
     this.settle();
   }
 
@@ -134,6 +139,7 @@ export class Feed implements Watcher {
     const { link } = this.connection;
     if (!this.open || this.asking || !link) return;
     this.asking = true;
+    this.listener.asking();
     let refused: ThreadlineError | undefined;
     link
       .call("thread:subscribe", this.tracker.ask(), (answer) => {
@@ -146,6 +152,7 @@ export class Feed implements Watcher {
         }
         this.pass(items);
         if (this.tracker.standing === "live") this.backoff.reset();
+        if (this.tracker.standing === "absent") this.listener.absent();
       })
       .then(() => {
         if (this.connection.link !== link) return;

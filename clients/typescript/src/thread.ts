@@ -35,6 +35,8 @@ export class Thread {
   private readonly listeners = new Set<() => void>();
   private readonly readers = new Set<Reader>();
   private readonly turns = new Set<Turn>();
+  /** Those of `turns` that a gateway had acknowledged when the log was last asked for. */
+  private asked: ReadonlySet<Turn> = new Set();
   private readonly recordings = new Set<Item[]>();
   private holds = 0;
   private lingering: ReturnType<typeof setTimeout> | undefined;
@@ -71,6 +73,9 @@ export class Thread {
           return thread.current.turn !== null || thread.current.parallel.length > 0;
         },
         items: (items) => this.take(items),
+        asking: () => (this.asked = new Set(this.turns)),
+        absent: (epoch) =>
+          this.settle((turn) => (epoch === undefined ? this.asked.has(turn) : turn.cursor.epoch === epoch)),
         degraded: (degraded) => this.stand(degraded),
         failed: (error) => this.fail(error),
       },
@@ -306,7 +311,7 @@ export class Thread {
         turn.note(item);
         if (item.event !== "snapshot" && item.request_id === turn.request_id) this.end(turn, endingOf(item, text));
       }
-      if (item.event === "snapshot") this.settle(item.exists);
+      if (item.event === "snapshot") this.settle(() => item.exists);
       for (const reader of [...this.readers]) reader.put(item);
       if (item.event === "snapshot" && item.exists) void this.readLanes();
     }
@@ -361,13 +366,16 @@ export class Thread {
     this.releases.get(turn)?.();
   }
 
-  /** End the turns of which the present says that they have ended, although their end was not seen. */
-  private settle(anyEpoch = false): void {
+  /**
+   * End the turns of which the present says that they have ended, although their end was not seen.
+   *
+   * For a turn of another log than ours it must be known that its log is gone, and not that ours is out of date.
+   */
+  private settle(isGone: (turn: Turn) => boolean = () => false): void {
     if (!this.feed.live) return;
     const { epoch, offset, messages } = this.current;
     for (const turn of [...this.turns]) {
-      // only a snapshot proves that the log of the turn is gone, and not that ours is out of date
-      if (epoch === turn.cursor.epoch ? offset < turn.cursor.offset : !anyEpoch) continue;
+      if (epoch === turn.cursor.epoch ? offset < turn.cursor.offset : !isGone(turn)) continue;
       if (turn.request_id === this.delivering) continue;
       const begun = turn.state === "accepted" || messages.some((message) => message.request_id === turn.request_id);
       if (begun || this.lanesKnown) this.end(turn, endedIn(this.current, turn.request_id));

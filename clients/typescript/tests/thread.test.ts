@@ -1,10 +1,13 @@
 import { afterEach, expect, test, vi } from "vitest";
-import type { HistoryMessage } from "../src/events.js";
+import type { HistoryMessage, Item } from "../src/events.js";
+import type { Turn } from "../src/index.js";
+import type { Answer } from "../src/tracker.js";
 import { closeAll, open, until } from "./fleet.js";
-import { type Fields, ScriptedGateway } from "./scripted.js";
+import { type Fields, NOT_FOUND, ScriptedGateway } from "./scripted.js";
 
 afterEach(async () => {
   await closeAll();
+  vi.useRealTimers();
   vi.restoreAllMocks();
 });
 
@@ -38,4 +41,86 @@ test.each([
   expect(await thread.older()).toBe(false);
   expect(thread.state.messages.map(({ content }) => content)).toEqual([...older.map((id) => `m${id}`), "other", "answer"]);
   expect(gateway.asked("thread:history").map(({ before }) => before)).toEqual([message_id, message_id - 1]);
+});
+
+const STARTED = { ok: true, state: "accepted", request_id: "r1", epoch: "e", offset: 1 };
+const GONE = { ok: false, error_type: "unknown", event: null };
+
+/** A gateway that has no thread but between a start and `forget()`; of it the first event is in the log. */
+class Taking extends ScriptedGateway {
+  private there = false;
+
+  constructor() {
+    super({
+      "chat:start": () => ((this.there = true), STARTED),
+      "thread:subscribe": () => (this.there ? { ok: true, epoch: "e", offset: 1, recovered: true } : NOT_FOUND),
+    });
+  }
+
+  /** Take a message, and be heard of its first event. */
+  async started(): Promise<Turn> {
+    const thread = open({ urls: ["http://one"] }).thread("tea");
+    const turn = await thread.send("hi");
+    this.tell("chat_accepted", { offset: 1, message: "hi" });
+    await until(thread, ({ exists, degraded }) => exists && degraded === undefined);
+    return turn;
+  }
+
+  /** Have no thread any more; with an epoch, tell those who watch it. */
+  forget(epoch?: string): void {
+    this.there = false;
+    if (epoch !== undefined) this.tell("thread_deleted", { epoch });
+  }
+}
+
+/** Everything that a turn yields, up to its end. */
+async function itemsOf(turn: Turn): Promise<Item["event"][]> {
+  const items: Item["event"][] = [];
+  for await (const item of turn) items.push(item.event);
+  return items;
+}
+
+test("a turn ends when its thread is gone as the client comes back", async () => {
+  const gateway = new Taking();
+  const turn = await gateway.started();
+  const items = itemsOf(turn);
+  gateway.forget();
+  gateway.die();
+  expect(await turn.wait()).toMatchObject(GONE);
+  expect((await items).at(-1)).toBe("snapshot");
+  expect((turn.thread as unknown as { holds: number }).holds).toBe(0); // nor is it watched for its sake any longer
+});
+
+test("a turn ends with its thread, when the notice of that is all that comes", async () => {
+  const gateway = new Taking();
+  const turn = await gateway.started();
+  gateway.forget("e");
+  expect(await turn.wait()).toMatchObject(GONE);
+});
+
+test("the end of an older log with the same id does not end a turn of the new one", async () => {
+  let answered: (answer: Answer) => void = () => {};
+  const gateway = new ScriptedGateway({
+    "chat:start": () => STARTED,
+    "thread:subscribe": () => new Promise<Answer>((resolve) => (answered = resolve)),
+  });
+  const thread = open({ urls: ["http://one"] }).thread("tea");
+  const turn = await thread.send("hi");
+  gateway.tell("thread_deleted", { epoch: "the older one" });
+  answered(NOT_FOUND); // to what was asked before the start
+  await until(thread, ({ degraded }) => degraded === undefined);
+  gateway.tell("chat_accepted", { offset: 1, message: "hi" });
+  gateway.tell("chat_done", { offset: 2, full_response: "hello" });
+  expect(await turn.wait()).toMatchObject({ ok: true, text: "hello" });
+});
+
+test("a turn ends with its thread although the log had gone over into another epoch", async () => {
+  const gateway = new Taking();
+  const turn = await gateway.started();
+  vi.useFakeTimers();
+  gateway.tell("text_delta", { offset: 2, epoch: "f", delta: "hello", round: 1 });
+  expect(turn.thread.state.epoch).toBe("f");
+  gateway.forget("f");
+  await vi.advanceTimersByTimeAsync(2_000); // then the client looks whether there is a thread again
+  expect(await turn.wait()).toMatchObject(GONE);
 });
