@@ -14,13 +14,29 @@ export interface Blocks {
 
 export const NO_BLOCKS: Blocks = { text: "", tokens: [] };
 
+/** The type of a token that is a text as it stands. */
+const UNREAD = "unread";
+
+const asItStands = (text: string): Token => ({ type: UNREAD, raw: text });
+
 /** Return the blocks of a text; `before`, those of its beginning, spare the work that was done for them. */
 export function blocksOf(text: string, before: Blocks = NO_BLOCKS): Blocks {
   const tidy = text.replace(/\r\n?/g, "\n");
   if (tidy === before.text) return before;
-  const stands = before.text !== "" && tidy.startsWith(before.text) ? before.tokens.slice(0, settled(before.tokens)) : [];
-  const at = stands.reduce((length, token) => length + token.raw.length, 0);
-  return { text: tidy, tokens: [...stands, ...marked.lexer(tidy.slice(at))] };
+  const goesOn = before.text !== "" && tidy.startsWith(before.text);
+  const stands = goesOn ? before.tokens.slice(0, settled(before.tokens)) : [];
+  const rest = tidy.slice(stands.reduce((length, token) => length + token.raw.length, 0));
+  // what could not be read before its end cannot be read with more behind it: each try costs up to a second
+  const unread = goesOn && before.tokens.at(-1)?.type === UNREAD;
+  return { text: tidy, tokens: [...stands, ...(unread ? [asItStands(rest)] : read(rest))] };
+}
+
+function read(text: string): readonly Token[] {
+  try {
+    return marked.lexer(text);
+  } catch {
+    return [asItStands(text)]; // its quotes, lists or words are nested deeper than the stack
+  }
 }
 
 /** How many blocks cannot change any more, whatever is added: all but the last one, and the empty lines around it. */

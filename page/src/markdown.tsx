@@ -18,67 +18,82 @@ export function Markdown({ text }: { readonly text: string }) {
   return (
     <div class="markdown" dir="auto">
       {blocks.current.tokens.map((token, at) => (
-        <Block key={at} token={token} />
+        <Block key={at} token={token} depth={1} />
       ))}
     </div>
   );
 }
 
+/** Levels of quotes, lists and emphasis that are drawn; the stack of a browser ends before 600. */
+const DEEPEST = 50;
+
+interface Nested {
+  readonly token: Token;
+  /** Its level: 1 for a block of the text itself. */
+  readonly depth: number;
+}
+
 const Block = memo(
-  function Block({ token }: { readonly token: Token }) {
-    return <>{block(token)}</>;
+  function Block({ token, depth }: Nested) {
+    return <>{block(token, depth)}</>;
   },
   (before, now) => before.token.type === now.token.type && before.token.raw === now.token.raw,
 );
 
-function block(token: Token): ComponentChildren {
+function block(token: Token, depth: number): ComponentChildren {
+  if (depth > DEEPEST) return <AsItStands token={token} />;
   switch (token.type) {
     case "heading":
-      return heading(token as Tokens.Heading);
+      return heading(token as Tokens.Heading, depth);
     case "paragraph":
-      return <p>{inline(token.tokens)}</p>;
+      return <p>{inline(token.tokens, depth)}</p>;
     case "text":
-      return token.tokens ? inline(token.tokens) : decoded(token.text);
+      return token.tokens ? inline(token.tokens, depth) : decoded(token.text);
     case "code":
       return <Code text={token.text} language={token.lang ?? ""} />;
     case "blockquote":
-      return <blockquote>{blocks(token.tokens)}</blockquote>;
+      return <blockquote>{blocks(token.tokens, depth)}</blockquote>;
     case "list":
-      return list(token as Tokens.List);
+      return list(token as Tokens.List, depth);
     case "table":
-      return table(token as Tokens.Table);
+      return table(token as Tokens.Table, depth);
     case "hr":
       return <hr />;
     case "space":
     case "def":
       return null;
-    default: // html, and whatever else there may be
-      return <p>{plain(token.raw)}</p>;
+    default: // html, what could not be read, and whatever else there may be
+      return <AsItStands token={token} />;
   }
 }
 
-const blocks = (tokens: readonly Token[] | undefined): ComponentChildren =>
-  tokens?.map((token, at) => <Block key={at} token={token} />);
-
-function heading(token: Tokens.Heading): ComponentChildren {
-  const Level = `h${Math.min(6, token.depth + 2)}` as "h3"; // below the page's own
-  return <Level>{inline(token.tokens)}</Level>;
+function AsItStands({ token }: { readonly token: Token }) {
+  return <p class="as-it-stands">{plain(token.raw.trimEnd())}</p>;
 }
 
-function list(token: Tokens.List): ComponentChildren {
+/** Draw the blocks inside one of this depth. */
+const blocks = (tokens: readonly Token[] | undefined, depth: number): ComponentChildren =>
+  tokens?.map((token, at) => <Block key={at} token={token} depth={depth + 1} />);
+
+function heading(token: Tokens.Heading, depth: number): ComponentChildren {
+  const Level = `h${Math.min(6, token.depth + 2)}` as "h3"; // below the page's own
+  return <Level>{inline(token.tokens, depth)}</Level>;
+}
+
+function list(token: Tokens.List, depth: number): ComponentChildren {
   const items = token.items.map((item, at) => (
     <li key={at} class={item.task ? "task" : undefined}>
       {item.task && <input type="checkbox" checked={item.checked ?? false} disabled aria-label="task" />}
-      {blocks(item.tokens.filter((one) => one.type !== "checkbox"))}
+      {blocks(item.tokens.filter((one) => one.type !== "checkbox"), depth)}
     </li>
   ));
   return token.ordered ? <ol start={Number(token.start) || 1}>{items}</ol> : <ul>{items}</ul>;
 }
 
-function table(token: Tokens.Table): ComponentChildren {
+function table(token: Tokens.Table, depth: number): ComponentChildren {
   const cell = (Cell: "th" | "td", one: Tokens.TableCell, at: number) => (
     <Cell key={at} class={one.align ? `align-${one.align}` : undefined}>
-      {inline(one.tokens)}
+      {inline(one.tokens, depth)}
     </Cell>
   );
   return (
@@ -97,28 +112,30 @@ function table(token: Tokens.Table): ComponentChildren {
   );
 }
 
-function inline(tokens: readonly Token[] | undefined): ComponentChildren {
-  return tokens?.map((token, at) => <Inline key={at} token={token} />);
+/** Draw the words inside something of this depth. */
+function inline(tokens: readonly Token[] | undefined, depth: number): ComponentChildren {
+  return tokens?.map((token, at) => <Inline key={at} token={token} depth={depth + 1} />);
 }
 
-function Inline({ token }: { readonly token: Token }) {
+function Inline({ token, depth }: Nested) {
+  if (depth > DEEPEST) return <>{plain(token.raw)}</>;
   switch (token.type) {
     case "text":
-      return <>{"tokens" in token && token.tokens ? inline(token.tokens) : decoded(token.text)}</>;
+      return <>{"tokens" in token && token.tokens ? inline(token.tokens, depth) : decoded(token.text)}</>;
     case "escape":
       return <>{plain(token.text)}</>;
     case "strong":
-      return <strong>{inline(token.tokens)}</strong>;
+      return <strong>{inline(token.tokens, depth)}</strong>;
     case "em":
-      return <em>{inline(token.tokens)}</em>;
+      return <em>{inline(token.tokens, depth)}</em>;
     case "del":
-      return <del>{inline(token.tokens)}</del>;
+      return <del>{inline(token.tokens, depth)}</del>;
     case "codespan":
       return <code>{plain(token.text)}</code>;
     case "br":
       return <br />;
     case "link":
-      return <Link href={token.href}>{inline(token.tokens)}</Link>;
+      return <Link href={token.href}>{inline(token.tokens, depth)}</Link>;
     case "image":
       return <Link href={token.href}>{plain(`[image: ${token.text || "without a name"}]`)}</Link>;
     default:

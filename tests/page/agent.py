@@ -1,8 +1,8 @@
-"""What a worker of these tests runs: the demo agent, and one that says what nobody should believe."""
+"""What a worker of these tests runs: the demo agent, and one that says what nobody should believe, or can draw."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from worker.agents import demo
 from worker.turn import AgentEvent, Thinking, ToolCall, ToolResult, Turn
@@ -31,8 +31,22 @@ HOSTILE = """\
 """Markdown and HTML that would run, load or deceive if it were believed."""
 
 
+NESTED: dict[str, Callable[[int], str]] = {
+    "quotes": lambda levels: f"{'> ' * levels}the bottom",
+    "lists": lambda levels: f"{'- ' * levels}the bottom",
+    "words": lambda levels: f"{'*a _b ' * (levels // 2)}the bottom{' b_ a*' * (levels // 2)}",
+}
+"""Markdown of so many levels, by the words of a message: `nested quotes 600`."""
+
+
 async def agent(turn: Turn) -> AsyncIterator[str | AgentEvent]:
-    """Answer `hostile` with all of it, everywhere; everything else as the demo agent does."""
+    """Answer `hostile` with all of it, everywhere; `nested` with that; everything else as the demo agent does."""
+    if turn.message.startswith("nested"):
+        _, what, levels = turn.message.split()
+        yield "**The top.**\n\n"
+        yield NESTED[what](int(levels))
+        yield "\n\nThe end."
+        return
     if not turn.message.startswith("hostile"):
         async for said in demo.agent(turn):
             yield said

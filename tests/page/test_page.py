@@ -174,6 +174,22 @@ async def test_hostile_markup_is_shown_as_text_and_never_runs(tab: Tab, fleet: F
     assert tab.problems == []
 
 
+@pytest.mark.parametrize("what", ["quotes 600", "quotes 6000", "lists 600", "words 600"])
+async def test_an_answer_that_is_nested_too_deep_is_shown_as_it_stands(tab: Tab, fleet: Fleet, what: str) -> None:
+    """Whether reading it, or drawing it, would need more than the stack; also when the page is loaded anew."""
+    await tab.open(fleet.urls[0])
+    await tab.say("count to 3")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2, 3.")
+    await tab.say(f"nested {what}")
+    await expect(tab.page.locator(LAST)).to_have_count(2)
+    for _ in range(2):
+        await expect(tab.page.get_by_label(STOP)).to_have_count(0)
+        for words in ("The top.", "the bottom", "The end."):
+            await expect(tab.page.locator(LAST).last).to_contain_text(words)
+        await tab.page.reload()
+    assert tab.problems == []
+
+
 async def test_messages_wait_as_pills_and_can_be_removed(tab: Tab, fleet: Fleet) -> None:
     await tab.open(fleet.urls[0])
     await tab.say("sleep 60")
