@@ -42,12 +42,14 @@ export class Thread {
   private lingering: ReturnType<typeof setTimeout> | undefined;
   private notifying = false;
   private failure: ThreadlineError | null = null;
-  /** Changes with each event of the lanes. */
+  /** Changes with each event of the lanes, and with each snapshot, which may stand for some. */
   private laneChanges = 0;
   /** The message that is out of its lane, and whose turn begins with the next event. */
   private delivering: string | null = null;
   /** Whether `state.queue` is as the log has it: a snapshot says nothing of the lanes. */
   private lanesKnown = false;
+  /** The turn that ran when the lanes were read: it waits no more, and its first event may be on its way yet. */
+  private running: string | null = null;
   /** Whether anything is known of the thread, be it that it does not exist. */
   private told: boolean;
   private paging: Promise<boolean> | null = null;
@@ -305,8 +307,11 @@ export class Thread {
       this.apply(item);
       for (const recording of this.recordings) recording.push(item);
       this.delivering = item.event === "queue_item_delivered" ? item.item_id : null;
-      if (item.event === "snapshot") this.lanesKnown = !item.exists;
-      else if (item.event.startsWith("queue_item") || item.event === "chat_accepted") this.laneChanges += 1;
+      if (item.event === "snapshot") {
+        this.lanesKnown = !item.exists;
+        this.running = null;
+      }
+      if (/^(snapshot|chat_accepted|queue_item)/.test(item.event)) this.laneChanges += 1;
       for (const turn of [...this.turns]) {
         turn.note(item);
         if (item.event !== "snapshot" && item.request_id === turn.request_id) this.end(turn, endingOf(item, text));
@@ -376,15 +381,18 @@ export class Thread {
     const { epoch, offset, messages } = this.current;
     for (const turn of [...this.turns]) {
       if (epoch === turn.cursor.epoch ? offset < turn.cursor.offset : !isGone(turn)) continue;
-      if (turn.request_id === this.delivering) continue;
-      const begun = turn.state === "accepted" || messages.some((message) => message.request_id === turn.request_id);
-      if (begun || this.lanesKnown) this.end(turn, endedIn(this.current, turn.request_id));
+      const { request_id, state } = turn;
+      if (request_id === this.delivering) continue;
+      const begun = state === "accepted" || messages.some((message) => message.request_id === request_id);
+      const toldOf = begun || (this.lanesKnown && request_id !== this.running);
+      if (toldOf) this.end(turn, endedIn(this.current, request_id));
     }
   }
 
   // --- lanes ------------------------------------------------------------------------------------------------------
 
   private async readLanes(): Promise<void> {
+    const turns = new Set(this.turns); // of those that came later, the snapshot says nothing
     try {
       let seen: number;
       let status: QueueStatus;
@@ -393,8 +401,9 @@ export class Thread {
         status = await this.queueStatus();
       } while (seen !== this.laneChanges);
       this.apply({ event: "local:queue", queue: itemsOf(status) });
+      this.running = status.running;
       this.lanesKnown = true;
-      this.settle();
+      this.settle((turn) => turns.has(turn));
     } catch {
       // The thread is gone, or the client closed: then nothing waits that could be shown.
     }

@@ -124,3 +124,51 @@ test("a turn ends with its thread although the log had gone over into another ep
   await vi.advanceTimersByTimeAsync(2_000); // then the client looks whether there is a thread again
   expect(await turn.wait()).toMatchObject(GONE);
 });
+
+/** A turn that waits in its lane when the log is lost; then `status` says what waits, and what runs. */
+async function queuedAndLost(status: object): Promise<{ turn: Turn; gateway: ScriptedGateway; forget: () => void }> {
+  let epoch = "e";
+  const snapshot = (): Answer => ({ ok: true, epoch, offset: 2, recovered: epoch === "e" ? null : false, snapshot: {} });
+  const gateway = new ScriptedGateway({
+    "chat:start": () => ({ ...STARTED, state: "queued", request_id: "r2", lane: "followup", position: 1, offset: 3 }),
+    "thread:subscribe": () => (epoch === "" ? NOT_FOUND : snapshot()),
+    "queue:status": () => ({ ok: true, running: null, lanes: {}, ...(epoch === "f" && status) }),
+  });
+  const thread = open({ urls: ["http://one"] }).thread("tea");
+  await until(thread, ({ exists }) => exists);
+  const turn = await thread.send("more", { queue_mode: "followup" });
+  gateway.tell("queue_item_queued", { request_id: "r2", item_id: "r2", offset: 3, lane: "followup", position: 1, preview: "more" });
+  expect(thread.state.queue).toHaveLength(1);
+  epoch = "f";
+  gateway.die();
+  await until(thread, (state) => state.epoch === "f" && state.degraded === undefined);
+  await vi.waitFor(() => expect(gateway.asked("queue:status")).toHaveLength(2));
+  await thread.queueStatus(); // its answer comes behind that one
+  const forget = (): void => {
+    epoch = "";
+    gateway.die();
+  };
+  return { turn, gateway, forget };
+}
+
+test("a turn that waited in a lane ends when neither the lanes nor the thread know of it any more", async () => {
+  const { turn } = await queuedAndLost({});
+  expect(await turn.wait()).toMatchObject(GONE);
+});
+
+test.each([
+  ["waits", { lanes: { followup: [{ item_id: "r2", preview: "more", created: 5 }] } }],
+  ["runs by now", { running: "r2", state: "ready" }],
+])("a turn that waited in a lane and still %s is waited for", async (_, status) => {
+  const { turn, gateway } = await queuedAndLost(status);
+  gateway.tell("queue_item_delivered", { request_id: "r2", item_id: "r2", epoch: "f", offset: 3, lane: "followup" });
+  gateway.tell("chat_accepted", { request_id: "r2", epoch: "f", offset: 4, message: "more" });
+  gateway.tell("chat_done", { request_id: "r2", epoch: "f", offset: 5, full_response: "here" });
+  expect(await turn.wait()).toMatchObject({ ok: true, text: "here" });
+});
+
+test("a turn that has left its lane and not been heard of since ends with its thread", async () => {
+  const { turn, forget } = await queuedAndLost({ running: "r2", state: "ready" });
+  forget();
+  expect(await turn.wait()).toMatchObject(GONE);
+});
