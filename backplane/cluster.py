@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -40,6 +40,11 @@ _ASK_NODES = 3
 """Nodes that are asked at once who the primaries are: the newest answer counts, and one of them may be cut off."""
 _GLANCES = 10
 """Looks of which one asks for everything although nothing seems to have changed: a slot can move without an epoch."""
+_BEHIND = 1.0
+"""Seconds that the answers of some primaries wait for that of another which hangs: with it, a heartbeat still comes
+within a lease."""
+_BEHIND_SILENT = 0.1
+"""The same for a primary that gave none last time, and none since."""
 _PASSING = (
     MovedError,
     ClusterDownError,
@@ -52,6 +57,10 @@ _PASSING = (
     OSError,
 )
 """What may be over when the primaries are located again."""
+
+
+class _Silent(RedisTimeoutError):
+    """A primary did not answer while the answers of others waited. It is not asked again in the same call."""
 
 
 Version = tuple[bool, int]
@@ -172,7 +181,7 @@ class ClusterClient(SplittingClient):
     """A client that sends each command, and each part of a pipeline, to the primary of its key.
 
     A command without a key goes to every primary, and the answer of one is returned: PING asks whether all are there,
-    SCRIPT LOAD makes all of them know it.
+    SCRIPT LOAD makes all of them know it. TIME goes to one, and to another when that one hangs.
 
     Args:
         servers: who the primaries are.
@@ -186,6 +195,10 @@ class ClusterClient(SplittingClient):
         self._pauses = ExponentialBackoff(cap=BACKOFF_CAP, base=BACKOFF_BASE)
         self._clients: dict[Server, Redis] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._silent: set[Server] = set()
+        """Those that others waited for in vain, until they answer something."""
+        self._prompt: Server | None = None
+        """Who answered last what any of them can answer."""
         servers.on_change(self._leave)
 
     def at(self, server: Server) -> Redis:
@@ -198,6 +211,8 @@ class ClusterClient(SplittingClient):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command; on a failover, to the next primary."""
+        if args[0] in _OF_ANY:
+            return await self._any(lambda server: self._send(server, args, options))
         key = _key(args)
         for attempt in range(self._retries + 1):
             try:
@@ -222,10 +237,15 @@ class ClusterClient(SplittingClient):
         async def send(server: Server, places: list[int]) -> list[Any]:
             return await pipelined(self.at(server), [commands[place] for place in places], raises=False)
 
+        if len(commands) == 1 and commands[0][0] in _OF_ANY:
+            answers: list[Any] = await self._any(lambda server: send(server, [0]))
+            return answers
         return await self.split([_key(command) for command in commands], send)
 
     async def split(self, keys: list[bytes | None], send: Send) -> list[Any]:
         """Have each part sent to its primary; what comes back as an error that may pass is sent again.
+
+        A primary that hangs holds up the others for a moment only: then an error stands in the place of its answers.
 
         Raises:
             redis.RedisError, OSError: when nothing was answered; else an error stands in its place.
@@ -240,22 +260,73 @@ class ClusterClient(SplittingClient):
                         parts[server].append(place)
                 except (RedisError, OSError) as error:
                     answers[place] = error
-            await asyncio.gather(*(self._part(server, places, send, answers) for server, places in parts.items()))
-            todo = [place for place in todo if isinstance(answers[place], (*_PASSING, AskError))]
-            if todo and attempt < self._retries:
+            await self._ask_all(parts, send, answers, len(todo) < len(keys))
+            failed = [place for place in todo if isinstance(answers[place], (*_PASSING, AskError))]
+            todo = [place for place in failed if not isinstance(answers[place], _Silent)]
+            if not todo:
+                break
+            if attempt < self._retries:
                 await self._look_again([answers[place] for place in todo], attempt)
-        if answers and len(todo) == len(answers):
+        if answers and all(isinstance(answer, (*_PASSING, AskError)) for answer in answers):
             raise answers[0]
         return answers
+
+    async def _ask_all(
+        self, parts: Mapping[Server, list[int]], send: Send, answers: list[Any], others_wait: bool
+    ) -> None:
+        """Have all parts answered, at once; `others_wait`: answers of primaries that are not asked now wait as well."""
+        if len(parts) == 1 and not others_wait:  # nobody is held up: the caller's bound is enough
+            ((server, places),) = parts.items()
+            await self._part(server, places, send, answers)
+            return
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                group.create_task(self._part(server, places, send, answers)): server for server, places in parts.items()
+            }
+            late = await self._late(tasks, others_wait) if tasks else set()
+            for task in late:
+                task.cancel()
+        for server in [tasks[task] for task in late if task.cancelled()]:
+            self._silent.add(server)
+            error = _Silent(f"{server} did not answer while others did")
+            _note([error] * len(parts[server]), parts[server], answers)
+
+    async def _late(self, tasks: Mapping[asyncio.Task[None], Server], others_wait: bool) -> set[asyncio.Task[None]]:
+        """Wait for answers, and return what is not worth waiting for any longer."""
+        _, late = await asyncio.wait(tasks, timeout=_BEHIND_SILENT)
+        if not late:
+            return late
+        if len(late) == len(tasks) and not others_wait:
+            # measured from the first answer: where all are slow, none of them hangs
+            _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
+        if trusted := {task for task in late if tasks[task] not in self._silent}:
+            await asyncio.wait(trusted, timeout=_BEHIND)
+        return (await asyncio.wait(late, timeout=_BEHIND_SILENT))[1] if late else late
 
     async def _part(self, server: Server, places: list[int], send: Send, answers: list[Any]) -> None:
         try:
             found = await send(server, places)
+            self._silent.discard(server)
         except (RedisError, OSError) as error:
             found = [error] * len(places)
-        for place, answer in zip(places, found, strict=True):
-            if answers[place] is None or isinstance(answers[place], Exception) or not isinstance(answer, Exception):
-                answers[place] = answer
+        _note(found, places, answers)
+
+    async def _any(self, send: Callable[[Server], Awaitable[Any]]) -> Any:
+        """Have one primary answer: whoever did so last, so that it is the same clock, and when it hangs, another."""
+        failed: Exception = ClusterDownError("the Cluster has no primaries")
+        for attempt in range(self._retries + 1):
+            for server in sorted(await self._primaries(), key=lambda server: server != self._prompt):
+                try:
+                    async with asyncio.timeout(_BEHIND):
+                        answer = await send(server)
+                except (RedisError, OSError) as error:
+                    failed = error
+                    continue
+                self._prompt = server
+                return answer
+            if attempt < self._retries:
+                await self._look_again([failed], attempt)
+        raise failed
 
     async def _send(self, server: Server, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         return await self.at(server).execute_command(*args, **options)  # type: ignore[no-untyped-call]
@@ -295,6 +366,7 @@ class ClusterClient(SplittingClient):
 
     def _leave(self) -> None:
         """Close the clients of those that are no primaries any more: whoever waits there is sent to the next one."""
+        self._silent &= set(self._servers.primaries)
         for server in set(self._clients) - set(self._servers.primaries):
             closing = asyncio.create_task(self._clients.pop(server).aclose(), name=f"leave-{server}")
             self._closing.add(closing)
@@ -334,6 +406,15 @@ class _ClusterPipeline(Pipeline):
 
 Send = Callable[[Server, list[int]], Awaitable[list[Any]]]
 _KEYLESS = frozenset({"PING", "TIME", "INFO", "DBSIZE", "FLUSHALL", "FLUSHDB"})
+_OF_ANY = frozenset({"TIME"})
+"""What any primary can answer."""
+
+
+def _note(found: Iterable[Any], places: Iterable[int], answers: list[Any]) -> None:
+    """Put answers in their places; one that is good stays, whatever another primary says."""
+    for place, answer in zip(places, found, strict=True):
+        if answers[place] is None or isinstance(answers[place], Exception) or not isinstance(answer, Exception):
+            answers[place] = answer
 
 
 def _key(args: Sequence[Any]) -> bytes | None:

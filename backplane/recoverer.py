@@ -39,6 +39,8 @@ class Recoverer:
         self._answered = self._clock()
         """When Redis was to answer next, having answered before: later is an outage."""
         self._owners_may_come = float("-inf")
+        self._owners_of = [float("-inf")] * backplane.keys.partitions
+        """The same for the owners of one partition: until when they may come back."""
         settings = self._settings
         self._ahead = 1000 * min(
             AHEAD, settings.lease, settings.cancel_grace, settings.retry_backoff, settings.turn_timeout
@@ -52,7 +54,7 @@ class Recoverer:
             pause = self._settings.recover_interval
             try:
                 left = await self._elect()
-                self._note_outage()
+                self._note_outage(self._answered)
                 if left is None:
                     await self.look()
                 else:
@@ -63,13 +65,13 @@ class Recoverer:
                 _log.warning("a pass of the recoverer failed", error=error.message)
             await asyncio.sleep(pause)
 
-    def _note_outage(self) -> None:
+    def _note_outage(self, since: float) -> None:
         """Give owners a lease to come back in, when nobody could reach Redis for so long that leases have lapsed.
 
         Their leases went on lapsing while it was away, and they could not renew them. Whoever is alive does so at once.
         """
         now = self._clock()
-        away = now - self._answered
+        away = now - since
         if away > self._settings.lease / 2:
             _log.warning("Redis was away; owners get time to renew their leases", seconds=round(away, 1))
             self._owners_may_come = now + self._settings.lease
@@ -103,18 +105,21 @@ class Recoverer:
         partitions can say that nothing will be due soon.
         """
         async with self._backplane.answering():
+            asked_at = self._clock()
             ((seconds, micros),) = await pipelined(self._backplane.redis, [("TIME",)])
+            self._note_outage(asked_at)  # what hangs for a while breaks no connection, and answers in the end
             now = int(seconds) * 1000 + int(micros) // 1000
             # one that lies too far ahead was noted before the clock was set back
             asked = [number for number, at in enumerate(self._ask_at) if not now < at <= now + self._ahead]
             questions = [self._ask(number, now) for number in asked]
             found = await pipelined(self._backplane.redis, questions, raises=False) if asked else []
         acted = 0
-        grace = max(0.0, self._owners_may_come - self._clock())
         for number, answer in zip(asked, found, strict=True):
             if isinstance(answer, Exception):  # one shard of a Cluster: the turns of the others do not wait for it
                 _log.warning("a partition could not be looked at", error=repr(answer))
+                self._owners_of[number] = self._clock() + self._settings.lease
                 continue
+            grace = max(0.0, max(self._owners_may_come, self._owners_of[number]) - self._clock())
             for member in self._due(number, now, answer):
                 what = await self._backplane.turns.recover(member.decode(), grace)
                 acted += what != "none"

@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from backplane.connection import Backplane
 from backplane.errors import Misconfigured
 from backplane.ids import thread_ref
+from backplane.pipeline import pipelined
 from backplane.recoverer import Recoverer
 from backplane.turns import Claim, Start
 from tests.support.waiting import wait_until
@@ -178,7 +180,7 @@ async def test_an_owner_gets_time_to_come_back_after_an_outage(backplane: Backpl
     claim, _ = await lapsed(backplane)
     recoverer = Recoverer(backplane)
     recoverer._answered -= 10
-    recoverer._note_outage()
+    recoverer._note_outage(recoverer._answered)
     assert await recoverer.look() == 0
     assert await backplane.turns.heartbeat([claim]) == ["ok"]
     assert await Recoverer(backplane).look() == 0, "it has renewed its lease"
@@ -195,10 +197,51 @@ async def test_an_owner_that_does_not_come_back_after_an_outage_is_lost(backplan
     assert await backplane.turns.heartbeat([claim]) == ["fenced"]
 
 
+async def test_an_owner_gets_time_to_come_back_when_redis_hung_while_it_was_asked(
+    backplane: Backplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant: no connection breaks, the question is answered in the end, and all leases have lapsed meanwhile."""
+    claim, _ = await lapsed(backplane)
+    recoverer = Recoverer(backplane)
+    clock = recoverer._clock
+
+    async def hanging(redis: Any, commands: Any, **options: Any) -> Any:
+        if commands == [("TIME",)]:
+            hung = clock() + backplane.settings.lease
+            recoverer._clock = lambda: hung
+        return await pipelined(redis, commands, **options)
+
+    monkeypatch.setattr("backplane.recoverer.pipelined", hanging)
+    assert await recoverer.look() == 0
+    assert await backplane.turns.heartbeat([claim]) == ["ok"]
+
+
+async def test_owners_get_time_to_come_back_when_their_shard_alone_was_away(
+    backplane: Backplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, member = await lapsed(backplane)
+    recoverer = Recoverer(backplane)
+
+    async def away(redis: Any, commands: Any, **options: Any) -> Any:
+        answers = await pipelined(redis, commands, **options)
+        return answers if commands == [("TIME",)] else [RedisTimeoutError("hangs")] * len(answers)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("backplane.recoverer.pipelined", away)
+        assert await recoverer.look() == 0
+    assert await recoverer.look() == 0
+    assert await backplane.turns.heartbeat([claim]) == ["ok"]
+    await backplane.redis.hset(backplane.keys.thread(REF).turn(claim.request_id), mapping={"lease_until": 1})
+    await backplane.redis.zadd(backplane.keys.thread(REF).partition.due, {member: 1})
+    recoverer._ask_at = [0.0] * len(recoverer._ask_at)
+    recoverer._clock = lambda: asyncio.get_running_loop().time() + backplane.settings.lease
+    assert await recoverer.look() == 1, "and no longer than a lease"
+
+
 async def test_a_slow_pass_is_no_outage(backplane: Backplane) -> None:
     _, member = await lapsed(backplane)
     recoverer = Recoverer(backplane)
     recoverer._answered -= backplane.settings.lease / 4
-    recoverer._note_outage()
+    recoverer._note_outage(recoverer._answered)
     assert await recoverer.look() == 1
     assert await backplane.doorbell.wait() == member

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,9 +13,10 @@ import pytest_asyncio
 
 from backplane.allowances import Spent
 from backplane.cluster import ClusterServers
+from backplane.connection import Backplane
 from backplane.ids import thread_ref
 from backplane.recoverer import Recoverer
-from backplane.turns import Start
+from backplane.turns import Batch, Start
 from tests.fleet.conditions import eventually
 from tests.servers.deployments import Cluster, Node
 from tests.servers.thread import Thread, hearing, opened
@@ -192,6 +195,43 @@ async def test_a_shard_that_fails_over_stops_no_other(fragile: Cluster) -> None:
         assert (page.reached, page.ancestry) == (True, {hit.claim.epoch: 3})
         await hit.hears(page.top)
         assert [thread.ear.misses for thread in others] == [0, 0]
+
+
+async def test_a_primary_that_hangs_holds_up_no_other(fragile: Cluster) -> None:
+    """No connection to it breaks and nothing is refused; here nobody can take its place, either."""
+    async with opened(fragile.url, redis_timeout=5.0) as backplane:
+        threads = await one_on_each(fragile, backplane, "t")
+        for thread in threads:
+            await thread.begin()
+        hung = fragile.primaries[0]
+        for node in fragile.nodes:
+            await node.redis.config_set("cluster-require-full-coverage", "no")
+        await fragile.replica_of(hung).kill()
+        recoverer = Recoverer(backplane)
+        assert hung.process is not None
+        os.kill(hung.process.pid, signal.SIGSTOP)
+        claims = [thread.claim for thread in threads]
+        assert await backplane.turns.heartbeat(claims) == [None, "ok", "ok"]
+        appends = [backplane.turns.append_call(claim, Batch(1, [], "w")) for claim in claims]
+        answers = await backplane.run_many(appends)
+        assert [isinstance(answer, Exception) for answer in answers] == [True, False, False]
+        await lapse(backplane, threads[1])
+        assert await recoverer.look() == 1, "a worker that is lost meanwhile is noticed"
+        os.kill(hung.process.pid, signal.SIGCONT)
+
+        async def back() -> bool:
+            return await backplane.turns.heartbeat(claims[:1] + claims[2:]) == ["ok", "ok"]
+
+        await eventually(back, "it to answer again")
+        await lapse(backplane, threads[0])
+        assert await recoverer.look() == 0, "its owner could not renew the lease, and gets time to"
+        assert await backplane.turns.heartbeat(claims) == ["ok", "fenced", "ok"]
+
+
+async def lapse(backplane: Backplane, thread: Thread) -> None:
+    """Have the lease of a thread's turn be over."""
+    await backplane.redis.hset(thread.keys.turn(thread.claim.request_id), mapping={"lease_until": 1})
+    await backplane.redis.zadd(thread.keys.partition.due, {f"{thread.ref}/{thread.claim.request_id}": 1})
 
 
 async def test_a_planned_change_of_a_primary_loses_nothing(fragile: Cluster) -> None:
