@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 2
 """Round trips under way. A reading that finds fewer goes at once; with one alone, a large answer would hold up all."""
 _TOGETHER = 32
-"""Readings in one round trip: each may be answered with half a megabyte (lua/read.lua)."""
+"""Readings in one round trip: each may be answered with a megabyte (sessions.py), or half of one (lua/read.lua)."""
 
 
 class Readings:

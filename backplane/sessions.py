@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 """`{id, ts, role, content, request_id, interrupted?, steer?, context?}`; ts in Unix milliseconds."""
 
+PAGE_BYTES = 1024 * 1024
+"""JSON of the messages that a client is given at once; but always one, which may be larger: up to `max_answer_bytes`.
+Two hundred of the longest would hold up a node and all its clients, or fill it."""
+
 _CACHED_SESSIONS = 256
 
 
@@ -170,15 +174,24 @@ class Sessions:
     ) -> tuple[int, list[Message]]:
         """Return `(session version, messages)`, oldest first; `before` is a message id, 0 for the newest.
 
+        For a worker: nothing but `most` cuts what an agent is given.
+
         Raises:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        version, messages, _ = await self.conversation(ref, subject=subject, before=before, most=most)
+        version, messages, _ = await self.conversation(ref, subject=subject, before=before, most=most, bounded=False)
         return version, messages
 
     async def conversation(
-        self, ref: ThreadRef, *, subject: str = "", before: int = 0, most: int = 50, branch: str = ""
+        self,
+        ref: ThreadRef,
+        *,
+        subject: str = "",
+        before: int = 0,
+        most: int = 50,
+        branch: str = "",
+        bounded: bool = True,
     ) -> tuple[int, list[Message], list[Branch]]:
         """Return `(session version, messages, what edits cut off)`, both of them oldest first.
 
@@ -188,14 +201,16 @@ class Sessions:
             before: a message id: only older ones are returned; 0 for the newest.
             most: the most messages.
             branch: the conversation as it was before this edit; empty for how it stands.
+            bounded: whether `PAGE_BYTES` count too.
 
         Raises:
             NotFound: when there is no such thread or branch, or it is another's.
             Unavailable: when Redis did not answer.
         """
         keys = self._backplane.keys.thread(ref)
+        most_bytes = PAGE_BYTES if bounded else 0
         call = self._backplane.call(
-            "history", ref, subject, before, most, branch, extra_keys=[keys.branches, keys.branch]
+            "history", ref, subject, before, most, branch, most_bytes, extra_keys=[keys.branches, keys.branch]
         )
         code, version, entries, cuts = await self._backplane.readings.run(call)
         if code == b"not_found":
@@ -213,7 +228,7 @@ class Sessions:
             Unavailable: when Redis did not answer.
         """
         code, epoch, top, messages, turns, entries, ancestry = await self._backplane.readings.run(
-            self._backplane.call("snapshot", ref, subject, most)
+            self._backplane.call("snapshot", ref, subject, most, PAGE_BYTES)
         )
         if code == b"not_found":
             raise no_such_thread()

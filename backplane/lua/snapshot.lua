@@ -1,6 +1,6 @@
---! include thread emit session approval
+--! include thread emit recall approval
 -- Everything a client needs that comes without a usable cursor, as of one offset.
--- ARGV 1 subject  2 most messages
+-- ARGV 1 subject  2 most messages  3 most bytes of them
 -- Returns {code, epoch, top, messages (newest first), turns, entries, ancestry}; each turn is {request, lane, state, attempt,
 --          text,
 --          approvals (JSON)}, the primary one first; entries are theirs and between them, but for the text deltas.
@@ -20,7 +20,7 @@ local function approvals(request)
 end
 
 local head = redis.call('HMGET', THREAD, 'epoch', 'top', 'running', 'ancestry')
-local messages = recall('0', arg(2))
+local messages = recall('0', arg(2), arg(3))
 local active = redis.call('LRANGE', LANES .. 'parallel', 0, -1)
 if head[3] then
   table.insert(active, 1, head[3])

@@ -110,17 +110,25 @@ class Dialects:
         """Begin a turn in the place of an earlier one, of which the reader has the id."""
         given = {name: value for name, value in asked.start.items() if name != "queue_mode"}
         if request_id:
-            place = {"thread_id": asked.thread_id, "limit": payloads.MAX_MESSAGES}
-            history = await self._verbs.history(identity, payloads.read(payloads.ThreadHistory, place, self._settings))
-            asked_by = [message for message in history["messages"] if message["role"] == "user"]
-            # a steer or context that the turn took has an id of its own
-            of_turn = [message for message in asked_by if message["request_id"] == request_id]
-            if not of_turn:
-                raise NotFound("no such answer among the newest messages; read the thread's history")
-            given["message_id"] = of_turn[0]["id"]
+            given["message_id"] = await self._number_of(identity, asked.thread_id, request_id)
         edit = payloads.read(payloads.ThreadEdit, given, self._settings)
         ack = await self._verbs.edit(identity, edit, client_id="http", member=None)
         return Place(ack["thread_id"], ack["epoch"], ack["request_id"], ack["offset"])
+
+    async def _number_of(self, identity: Identity, thread_id: str, request_id: str) -> int:
+        """Return the id of the message that began a turn, if it is one of the newest."""
+        left, before = payloads.MAX_MESSAGES, 0
+        while left > 0:  # long messages come in several pages
+            place = {"thread_id": thread_id, "limit": left, "before": before}
+            history = await self._verbs.history(identity, payloads.read(payloads.ThreadHistory, place, self._settings))
+            for message in history["messages"]:
+                # a steer or context that the turn took has an id of its own
+                if message["role"] == "user" and message["request_id"] == request_id:
+                    return int(message["id"])
+            if not history["messages"]:
+                break
+            left, before = left - len(history["messages"]), history["messages"][0]["id"]
+        raise NotFound("no such answer among the newest messages; read the thread's history")
 
     async def _running(self, request: Request, identity: Identity) -> Place | None:
         """Return where the running turn is found; None when nothing runs, or there is no such thread."""

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
+from backplane import sessions
 from backplane.connection import Backplane
 from backplane.errors import EditConflict, IdempotencyConflict, NotFound
 from backplane.ids import new_id, thread_ref
@@ -236,3 +237,25 @@ async def test_every_branch_is_what_the_conversation_was_before_its_edit(
             await talk(f"more{number}")
     for branch, was in expected.items():
         assert await whole(branch) == was
+
+
+async def test_a_branch_comes_in_pages_of_so_many_bytes_too_and_none_of_it_is_left_out(
+    backplane: Backplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short message of an older part would have fit behind long ones that did not."""
+    monkeypatch.setattr(sessions, "PAGE_BYTES", 10_000)
+    for message in ("a", "b" * 4000, "c" * 4000):
+        await answered(backplane, message)
+    edit = await answered(backplane, "new", edit=Edit(message_id=3))
+    found: list[str] = []
+    ids: list[int] = []
+    pages: list[int] = []
+    while not ids or ids[0] > 1:
+        _, page, _ = await backplane.sessions.conversation(
+            REF, subject="ann", branch=edit.request_id, before=ids[0] if ids else 0
+        )
+        ids = [message["id"] for message in page] + ids
+        found = [message["content"][:1] for message in page] + found
+        pages.append(len(page))
+    assert (ids, found) == ([1, 2, 3, 4, 5, 6], ["a", "A", "b", "B", "c", "C"])
+    assert pages == [2, 4]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pytest
+
+from backplane import sessions
 from backplane.connection import Backplane
 from backplane.events import body
 from backplane.ids import ThreadRef, thread_ref
@@ -35,6 +39,27 @@ async def test_who_asks_for_no_messages_gets_none(backplane: Backplane) -> None:
     await one_turn(backplane, "q", "a")
     assert (await backplane.sessions.history(REF, most=0))[1] == []
     assert (await backplane.sessions.snapshot(REF, subject="ann", most=0)).messages == []
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(3_000, 6), (20_000, 1)])
+async def test_a_client_is_given_so_many_bytes_at_once_and_the_rest_in_further_pages(
+    backplane: Backplane, monkeypatch: pytest.MonkeyPatch, size: int, at_once: int
+) -> None:
+    """Always one message, however long it is; none is left out, and the short one at the beginning comes last."""
+    monkeypatch.setattr(sessions, "PAGE_BYTES", 10_000)
+    for name in ("short", *"abcdef"):
+        await one_turn(backplane, name, name if name == "short" else name * size)
+    _, whole = await backplane.sessions.history(REF, most=200)
+    assert len(whole) == 14, "an agent is given all of it"
+    pages: list[list[dict[str, Any]]] = []
+    while not pages or pages[0][0]["id"] > 1:
+        before = pages[0][0]["id"] if pages else 0
+        _, page, _ = await backplane.sessions.conversation(REF, subject="ann", before=before, most=200)
+        pages.insert(0, page)
+    assert [message for page in pages for message in page] == whole
+    assert all(len(page) == 1 or len(json.dumps(page)) < 10_500 for page in pages)
+    snapshot = await backplane.sessions.snapshot(REF, subject="ann", most=200)
+    assert snapshot.messages == whole[-at_once:] == pages[-1]
 
 
 async def test_the_version_changes_with_every_message(backplane: Backplane) -> None:

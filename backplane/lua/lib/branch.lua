@@ -55,30 +55,3 @@ local function cut_session(message, request, list, branch, most)
     redis.call('PEXPIRE', branch .. kept.request, THREAD_TTL)
   end
 end
-
--- Messages of a branch before one (an id, 0 for the newest), newest first; nil when there is no such branch.
-local function recall_branch(named, before, most, list, branch)
-  local upper = before == '0' and math.huge or tonumber(before)
-  local found, bound, seen = {}, math.huge, false
-  local function add(key, low)
-    local left, top = tonumber(most) - #found, math.min(bound, upper)
-    if left > 0 then
-      local newest = top == math.huge and '+' or '(' .. top .. '-0'
-      for _, entry in ipairs(redis.call('XREVRANGE', key, newest, low .. '-0', 'COUNT', left)) do
-        found[#found + 1] = entry
-      end
-    end
-    bound = low
-  end
-  for _, cut in ipairs(listed_branches(list)) do
-    seen = seen or cut.request == named
-    if seen and cut.id < bound then
-      add(branch .. cut.request, cut.id)
-    end
-  end
-  if not seen then
-    return nil
-  end
-  add(SESSION, 0)
-  return found
-end

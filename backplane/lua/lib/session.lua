@@ -1,12 +1,3 @@
--- Messages of the session before one (an id, 0 for the newest), newest first. Redis answers COUNT 0 with nil.
-local function recall(before, most)
-  if tonumber(most) == 0 then
-    return {}
-  end
-  local newest = before == '0' and '+' or '(' .. before .. '-0'
-  return redis.call('XREVRANGE', SESSION, newest, '-', 'COUNT', most)
-end
-
 -- Add a message to what the agent remembers. `fields` is the inside of a JSON object.
 -- The version lets a worker know whether its local copy is still the session.
 local function remember(fields)

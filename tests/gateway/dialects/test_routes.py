@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from backplane import sessions
 from backplane.ids import ThreadRef
 from backplane.settings import Settings
 from gateway.auth import mint
@@ -199,6 +200,21 @@ async def test_an_answer_that_is_wanted_anew_stands_in_the_place_of_the_old_one(
         history = (await http.get("/v1/threads/t/messages")).json()["messages"]
         assert [message["content"] for message in history] == ["1", "0 "]
         unknown = await http.post("/v1/ai/chat", json=chat("t", words("1"), messageId="unknown", **again))
+        assert unknown.status_code == 404
+
+
+async def test_the_message_of_an_answer_that_is_wanted_anew_is_found_behind_long_ones(
+    gateway_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of the history has so many bytes: here each has one message."""
+    monkeypatch.setattr(sessions, "PAGE_BYTES", 1)
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        first = await run(http, "/v1/ai/chat", chat("t", words("2")))
+        await run(http, "/v1/agui", agui("t", "1"))
+        again = chat("t", words("3"), messageId=first[0][1]["messageId"], trigger="regenerate-message")
+        assert text(await run(http, "/v1/ai/chat", again)) == "0 1 2 "
+        unknown = await http.post("/v1/ai/chat", json=again | {"messageId": "unknown"})
         assert unknown.status_code == 404
 
 
