@@ -27,6 +27,9 @@ from gateway.websocket import CLOSE_GRACE, Receive, WebSocket
 
 UPGRADE_DEADLINE = 10.0
 """Seconds from the opening of the second transport to the end of the upgrade, as in the JavaScript server."""
+UNREAD_BYTES = 256 * 1024
+"""Text that may wait in the queue of a client when its next call is done: it should read the answers to the last ones.
+With what the transport holds, a socket that reads nothing costs about two of the largest answers."""
 UNREAD = 64
 """Packets that may wait in the queue of a client before it is sent no more: seconds of text. On a WebSocket the
 transport's own buffer says so earlier."""
@@ -171,6 +174,19 @@ class Connection:
                 await self.queue.join()
         except TimeoutError:
             return False
+        return not self.closed
+
+    async def has_room(self, seconds: float) -> bool:
+        """Wait until not much is unread; False when the client read too little for so long, or is gone.
+
+        Unlike `drained` it comes to an end beside those who send all the time, as the rooms do.
+        """
+        if not self.closed and self.queue.qsize() and self.queue.size() > UNREAD_BYTES:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self.queue.emptied()
+            except TimeoutError:
+                return False
         return not self.closed
 
     def caught_up(self) -> None:

@@ -33,6 +33,10 @@ class Outbox:
         """Return how many packets wait."""
         return len(self._packets) if self._packets else 0
 
+    def size(self) -> int:
+        """Return how many characters (or bytes) wait."""
+        return sum(len(packet.data or "") for packet in self._packets or ())
+
     def empty(self) -> bool:
         """Tell whether none waits."""
         return not self._packets
@@ -83,11 +87,15 @@ class Outbox:
     async def join(self) -> None:
         """Wait until the client has got all that waited, or the session has ended."""
         while self._packets or (self.websocket is not None and not self.websocket.keeps_up):
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
-            await waiter
+            await self.emptied()
+
+    async def emptied(self) -> None:
+        """Wait until the client has got all that waits now, or the session has ended. More may wait by then."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        await waiter
 
     def clear(self) -> None:
         """Forget what waits: somebody else has it, or nobody can ask for it any more."""

@@ -32,6 +32,8 @@ from gateway.websocket import text_frame
 _log = structlog.get_logger("gateway.sockets")
 _PATIENCE = 20.0
 """Seconds that a socket may read nothing; then it is cut, and resumes when it comes back."""
+_AGAIN_MS = 1000
+"""When a socket with too many unanswered calls should call again. One takes milliseconds: something holds them up."""
 _AWAY = 1012
 """WebSocket close code "service restart" (RFC 6455, IANA registry): clients come back by themselves."""
 _NOTICE = 0.2
@@ -82,6 +84,8 @@ class Socket:
         self.order = asyncio.Lock()
         self.rooms: set[Room] = set()
         self.gone = False
+        self.calls = 0
+        """Those that are done, or wait for their turn."""
         self.expiry: asyncio.TimerHandle | None = None
         self._server = server
         self._session = server.eio.sockets[eio_sid]
@@ -98,6 +102,13 @@ class Socket:
     async def drained(self) -> bool:
         """Wait until the client has read what waits for it; False when it has not for long, or is gone."""
         return await self._session.drained(_PATIENCE)  # type: ignore[no-any-return]  # likewise
+
+    async def has_room(self) -> bool:
+        """Wait until the client has read its last answers; False when it is gone, or must be: it reads none."""
+        if self.gone or await self._session.has_room(_PATIENCE):
+            return not self.gone
+        self.lose("reads no answers")
+        return False
 
     def lose(self, reason: str) -> None:
         """Close the transport: a client comes back by itself, with its cursor."""
@@ -255,20 +266,33 @@ class Sockets:
                 raise UnknownEvent("expected the name of an event of this protocol; see docs/protocol.md")
             self._count(socket)
             asked = payloads.parse(event, payload, self._settings)
-            async with socket.order:
-                if socket.gone:
-                    code = _GONE
-                    return None
-                # nothing is awaited behind the handler: its acknowledgement comes before any later event
-                return await handler(socket, asked)
+            # nothing is awaited behind the handler: its acknowledgement comes before any later event
+            ack = await self._do(socket, lambda: handler(socket, asked))
+            code = "ok" if ack is not None else _GONE
+            return ack
         except ThreadlineError as error:
             code = error.code
             raise
         finally:
             self._metrics.calls.labels(event if handler else "unknown", code).inc()
 
+    async def _do(self, socket: Socket, call: Callable[[], Awaitable[Ack]]) -> Ack | None:
+        """Do a call when those before it are done and their answers read; None when its socket has left by then."""
+        socket.calls += 1
+        try:
+            async with socket.order:
+                return await call() if await socket.has_room() else None
+        finally:
+            socket.calls -= 1
+
     def _count(self, socket: Socket) -> None:
         try:
+            most = self._settings.calls_burst
+            if socket.calls >= most:  # they wait for the first of them, and each holds its payload
+                raise RateLimited(
+                    f"expected at most {most} calls that are not answered yet, got one more; wait for an answer",
+                    retry_after_ms=_AGAIN_MS,
+                )
             socket.bucket.take()
         except RateLimited:
             self._metrics.limited.labels("socket").inc()
@@ -280,12 +304,11 @@ class Sockets:
         answer: dict[str, Any] = {"id": self._rpc.id_of(request)}
         try:
             self._count(socket)
-            async with socket.order:
-                if socket.gone:
-                    self._metrics.calls.labels(REQUEST, _GONE).inc()
-                    return
-                answer["result"] = await self._rpc.call(socket.identity, request, socket.sid, socket)
-            name = RESPONSE
+            result = await self._do(socket, lambda: self._rpc.call(socket.identity, request, socket.sid, socket))
+            if result is None:
+                self._metrics.calls.labels(REQUEST, _GONE).inc()
+                return
+            name, answer["result"] = RESPONSE, result
         except ThreadlineError as error:
             code, answer["error"] = error.code, self._rpc.error(error)
         except Exception:

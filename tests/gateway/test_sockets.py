@@ -13,6 +13,7 @@ import socketio  # type: ignore[import-untyped]  # the library has no types
 
 from backplane.settings import Settings
 from gateway.auth import mint
+from gateway.limits import Bucket
 from tests.gateway.agents import echo, endless
 from tests.gateway.conftest import Client, Clients, RunningGateway, serving, working
 from tests.support.waiting import wait_until
@@ -332,6 +333,28 @@ async def test_too_many_calls_are_answered_with_when_to_come_back(gateway_settin
         acks = [await client.call("queue:status", thread_id="t") for _ in range(6)]
         assert [ack["error"]["code"] for ack in acks] == ["not_found"] * 5 + ["rate_limited"]
         assert acks[-1]["error"]["retry_after_ms"] > 0
+
+
+async def test_calls_that_wait_for_one_that_is_held_up_are_not_piled_up(
+    gateway_settings: Make, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slowly they come: the limit of the rate alone would let in as many as it takes time."""
+    async with serving(gateway_settings(calls_burst=5)) as node:
+        client = await clients.connect(node.url)
+        begun, go_on = held(node.backplane.threads, "page", monkeypatch)
+        calls = [asyncio.create_task(client.call("thread:list")) for _ in range(5)]
+        await begun.wait()
+        (socket,) = node.gateway.sockets._sockets.values()
+        await wait_until(lambda: socket.calls == 5, "the others wait")
+        monkeypatch.setattr(socket, "bucket", Bucket(1000, 1000))
+        refused = (await client.call("thread:list"))["error"]
+        assert (refused["code"], refused["retry_after_ms"]) == ("rate_limited", 1000)
+        await client.io.emit("rpc:request", {"id": 1, "method": "openhuman.channel_web_queue_status"})
+        await wait_until(lambda: client.named("rpc:error") != [], "so is a call of the other form")
+        assert client.named("rpc:error")[0]["error"]["data"]["code"] == "rate_limited"
+        go_on.set()
+        assert [answer["ok"] for answer in await asyncio.gather(*calls)] == [True] * 5
+        assert (await client.call("thread:list"))["ok"] is True
 
 
 async def test_another_persons_thread_is_answered_like_none_on_both_nodes(
