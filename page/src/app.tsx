@@ -2,6 +2,7 @@ import { useCallback, useEffect, useState } from "preact/hooks";
 import { useStatus } from "@threadline/client/react";
 import { Chat } from "./chat.js";
 import { Banner } from "./connection.js";
+import { Drafts } from "./drafts.js";
 import { Notice } from "./notice.js";
 import { Telling, useNotice } from "./notices.js";
 import { Operations } from "./operations/operations.js";
@@ -22,11 +23,13 @@ export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
   const [drawer, setDrawer] = useState(false);
   const [palette, setPalette] = useState(false);
   const [plugs, setPlugs] = useState(false);
-  const [draftId, setDraftId] = useState(newThreadId);
+  const [drafts] = useState(() => new Drafts());
+  const [newId, setNewId] = useState(newThreadId);
+  const [begun, setBegun] = useState(0);
   const chosen = place.view === "chat" ? place.thread_id : null;
 
   const begin = useCallback(() => {
-    setDraftId(newThreadId());
+    setBegun((times) => times + 1);
     setDrawer(false);
     go("");
   }, []);
@@ -45,7 +48,7 @@ export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
       />
     );
   }
-  const shown = chosen ?? draftId;
+  const shown = chosen ?? newId;
   return (
     <Telling.Provider value={tell}>
       <div class={`page${drawer ? " with-drawer" : ""}`}>
@@ -67,13 +70,18 @@ export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
               key={shown}
               id={shown}
               summary={threads.all.find((one) => one.thread_id === shown) ?? null}
+              drafts={drafts}
+              begun={begun}
               plugs={plugs}
               onPlugs={() => setPlugs((open) => !open)}
               onMenu={() => setDrawer(true)}
-              onSent={() => {
-                if (chosen === null) go(addressOf(shown), true);
-                threads.refresh();
+              onSending={() => {
+                if (chosen !== null) return;
+                // at once: when the acknowledgement comes, the person may be elsewhere, and stays there
+                setNewId(newThreadId());
+                go(addressOf(shown), true);
               }}
+              onSent={threads.refresh}
               onChanged={threads.refresh}
             />
           )}

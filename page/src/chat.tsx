@@ -8,6 +8,7 @@ import type { UsedThread } from "@threadline/client/react";
 import { Asked } from "./approval.js";
 import { ThinkingCard, ToolCard } from "./cards.js";
 import { Composer } from "./composer.js";
+import type { Drafts } from "./drafts.js";
 import { Here } from "./here.js";
 import { Down, Menu, Plug, Warning } from "./icons.js";
 import { Markdown } from "./markdown.js";
@@ -22,9 +23,14 @@ import { Welcome } from "./welcome.js";
 interface ChatProps {
   readonly id: string;
   readonly summary: ThreadSummary | null;
+  readonly drafts: Drafts;
+  /** How often the person has asked for a new thread: then they want to write. */
+  readonly begun: number;
   readonly plugs: boolean;
   readonly onPlugs: () => void;
   readonly onMenu: () => void;
+  /** A message of this thread is on its way. */
+  readonly onSending: () => void;
   /** A message of this thread was taken by a gateway. */
   readonly onSent: () => void;
   /** Something that the list of threads shows has changed. */
@@ -32,7 +38,7 @@ interface ChatProps {
 }
 
 /** One conversation. */
-export function Chat({ id, summary, plugs, onPlugs, onMenu, onSent, onChanged }: ChatProps) {
+export function Chat({ id, summary, drafts, begun, plugs, onPlugs, onMenu, onSending, onSent, onChanged }: ChatProps) {
   const thread = useThread(id);
   const { messages, turn, parallel, approvals, outbox, status, last } = thread;
   const doing = useDoing();
@@ -45,12 +51,13 @@ export function Chat({ id, summary, plugs, onPlugs, onMenu, onSent, onChanged }:
   const send = useCallback(
     (text: string, queue_mode: QueueMode) => {
       scroll.follow();
+      onSending();
       return doing(async () => {
         await thread.send(text, { queue_mode });
         onSent();
       });
     },
-    [thread.thread, onSent],
+    [thread.thread, onSending, onSent],
   );
   const redo = useCallback(
     (request_id: string, text?: string) => {
@@ -127,7 +134,15 @@ export function Chat({ id, summary, plugs, onPlugs, onMenu, onSent, onChanged }:
         </button>
       )}
       <Queue thread={thread} />
-      <Composer id={id} status={status} onSend={send} onStop={stop.stop} stopping={stop.asked} />
+      <Composer
+        id={id}
+        drafts={drafts}
+        begun={begun}
+        status={status}
+        onSend={send}
+        onStop={stop.stop}
+        stopping={stop.asked}
+      />
     </main>
   );
 }

@@ -1,9 +1,13 @@
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { QueueMode, ThreadState } from "@threadline/client";
+import { useDraft } from "./drafts.js";
+import type { Drafts } from "./drafts.js";
 import { Send, Stop } from "./icons.js";
 
 interface ComposerProps {
   readonly id: string;
+  readonly drafts: Drafts;
+  readonly begun: number;
   readonly status: ThreadState["status"];
   readonly onSend: (text: string, mode: QueueMode) => Promise<boolean>;
   readonly onStop: () => void;
@@ -19,8 +23,8 @@ const MODES: readonly { readonly mode: QueueMode; readonly name: string; readonl
 ];
 
 /** Where a message is written. Enter sends, Shift Enter begins a line, Escape stops the answer. */
-export function Composer({ id, status, onSend, onStop, stopping }: ComposerProps) {
-  const [text, setText] = useState("");
+export function Composer({ id, drafts, begun, status, onSend, onStop, stopping }: ComposerProps) {
+  const [text, setText] = useDraft(drafts, id);
   const [mode, setMode] = useState<QueueMode>("followup");
   const area = useRef<HTMLTextAreaElement>(null);
   const busy = status !== "idle";
@@ -33,7 +37,7 @@ export function Composer({ id, status, onSend, onStop, stopping }: ComposerProps
   }, [text]);
   useEffect(() => {
     if (matchMedia("(hover: hover)").matches) area.current?.focus(); // on a phone the keyboard would jump up
-  }, [id]);
+  }, [id, begun]);
   useEffect(() => {
     const pressed = (event: KeyboardEvent): void => {
       if (event.key !== "Escape" || !busy || event.isComposing || event.defaultPrevented) return;
@@ -49,8 +53,8 @@ export function Composer({ id, status, onSend, onStop, stopping }: ComposerProps
     if (!said) return;
     setText("");
     // an idle thread answers it at once; where a turn runs that we have not heard of yet, none is lost
-    void onSend(said, busy ? mode : "followup").then((done) => done || setText((now) => now || said));
-  }, [text, busy, mode, onSend]);
+    void onSend(said, busy ? mode : "followup").then((done) => done || drafts.giveBack(id, said));
+  }, [text, busy, mode, onSend, drafts, id]);
 
   return (
     <form

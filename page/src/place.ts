@@ -20,6 +20,12 @@ function current(): Place {
   return { view: "chat", thread_id };
 }
 
+/** Whether a thread is what is looked at now. */
+export function isAt(thread_id: string): boolean {
+  const place = current();
+  return place.view === "chat" && place.thread_id === thread_id;
+}
+
 export const addressOf = (thread_id: string): string => `#thread/${thread_id}`;
 
 /** Go there. `instead` leaves no step back. */

@@ -5,7 +5,7 @@ import { Where } from "./connection.js";
 import { Dialog } from "./dialog.js";
 import { Fleet, Mark, Pencil, Plus, Search, Trash } from "./icons.js";
 import { useDoing } from "./notices.js";
-import { addressOf, go } from "./place.js";
+import { addressOf, go, isAt } from "./place.js";
 import { plain } from "./plain.js";
 import { when, wholeTime } from "./times.js";
 import type { Threads } from "./threads.js";
@@ -72,7 +72,7 @@ export function Sidebar({ threads, chosen, place, onBegin, onSearch, onLeave }: 
           onClose={() => setGoing(null)}
           onDeleted={() => {
             threads.refresh();
-            if (going.thread_id === chosen) onBegin();
+            if (isAt(going.thread_id)) onBegin(); // by now, and not when it was asked for
           }}
         />
       )}

@@ -288,6 +288,98 @@ async def test_threads_are_found_renamed_and_deleted(tab: Tab, second: Tab, flee
     assert tab.problems == second.problems == []
 
 
+async def test_a_late_acknowledgement_leaves_the_person_where_they_are(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("count to 2")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+    first = await tab.thread_id()
+    await tab.page.get_by_role("button", name="New thread").click()
+    for gateway in fleet.gateways:
+        await gateway.kill()
+    await expect(tab.page.get_by_text("No gateway can be reached")).to_be_visible()
+    await tab.say("count to 3, please")
+    await expect(tab.page.get_by_text("Waits for a gateway")).to_be_visible()
+    await tab.page.locator(f'.thread [href="#thread/{first}"]').click()
+    written = tab.page.get_by_role("textbox", name="Message")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+    await written.fill("half a")
+    await fleet.heal()
+    answered = tab.page.locator(".thread", has_text="count to 3, please").get_by_role("link", name="1, 2, 3.")
+    await expect(answered).to_be_visible()
+    assert await tab.thread_id() == first
+    await expect(written).to_have_value("half a")
+    await answered.click()
+    await expect(tab.page.locator(LAST)).to_have_text(["1, 2, 3."])
+    await tab.page.go_back()
+    await expect(tab.page.locator(LAST)).to_have_text(["1, 2."])
+
+
+async def test_what_is_written_in_a_thread_stays_there_while_another_is_looked_at(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    written = tab.page.get_by_role("textbox", name="Message")
+    await tab.say("count to 2")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+    first = tab.page.locator(f'.thread [href="#thread/{await tab.thread_id()}"]')
+    await written.fill("half of the first")
+    await tab.page.get_by_role("button", name="New thread").click()
+    await expect(written).to_have_value("")
+    await written.fill("half of a new one")
+    await first.click()
+    await expect(written).to_have_value("half of the first")
+    await tab.page.get_by_role("link", name="Operations").click()
+    await expect(tab.page.get_by_role("heading", name="Operations")).to_be_visible()
+    await first.click()
+    await expect(written).to_have_value("half of the first")
+    await tab.page.get_by_role("button", name="New thread").click()
+    await expect(written).to_have_value("half of a new one")
+    assert tab.problems == []
+
+
+async def test_a_message_that_is_refused_after_its_thread_was_left_is_written_there_still(
+    tab: Tab, fleet: Fleet
+) -> None:
+    long = "long " * 60_000  # more than max_message_bytes
+    await tab.open(fleet.urls[0])
+    written = tab.page.get_by_role("textbox", name="Message")
+    await tab.say("count to 2")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+    first = tab.page.locator(f'.thread [href="#thread/{await tab.thread_id()}"]')
+    for gateway in fleet.gateways:
+        await gateway.kill()
+    await tab.say(long)
+    await expect(tab.page.get_by_text("Waits for a gateway")).to_be_visible()
+    await tab.page.get_by_role("button", name="New thread").click()
+    await expect(written).to_have_value("")
+    await fleet.heal()
+    await expect(tab.page.get_by_text("This message is too long.")).to_be_visible()
+    await first.click()
+    await expect(written).to_have_value(long.strip())
+
+
+async def test_a_thread_that_is_deleted_late_takes_nobody_out_of_another(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    ids = []
+    for message in ("count to 2", "count to 3"):
+        await tab.page.get_by_role("button", name="New thread").click()
+        await tab.say(message)
+        await expect(tab.page.locator(LAST)).to_have_count(1)
+        await expect(tab.page.get_by_label(STOP)).to_have_count(0)
+        ids.append(await tab.thread_id())
+        await expect(tab.page.locator(".thread.chosen")).to_be_visible()
+    left, last = (tab.page.locator(".thread", has=tab.page.locator(f'[href="#thread/{one}"]')) for one in ids)
+    await last.hover()
+    await last.get_by_label("Delete").click()
+    fleet.gateways[0].signal(signal.SIGSTOP)
+    await tab.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await left.get_by_role("link").click()
+    await tab.page.get_by_role("textbox", name="Message").fill("half a")
+    fleet.gateways[0].signal(signal.SIGCONT)
+    await expect(last).to_have_count(0)
+    await expect(tab.page.locator(LAST)).to_have_text(["1, 2."])
+    await expect(tab.page.get_by_role("textbox", name="Message")).to_have_value("half a")
+    assert await tab.thread_id() == ids[0]
+
+
 async def test_every_plug_may_be_pulled_and_the_answer_goes_on(tab: Tab, fleet: Fleet) -> None:
     await tab.open(fleet.urls[0])
     await tab.say("say 200 words")
