@@ -11,7 +11,7 @@ from typing import Any, Self
 from threadline_client.backoff import Backoff
 from threadline_client.connection import Connection
 from threadline_client.errors import ClientError, Refused
-from threadline_client.events import Cursor, Event
+from threadline_client.events import Cursor, Event, Snapshot
 from threadline_client.link import LinkLost
 from threadline_client.tracker import Item, Standing, Tracker
 
@@ -79,6 +79,10 @@ class EventStream:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             await self._connection.unlisten(self.thread_id, self)
+
+    def holds(self, request_id: str) -> bool:
+        """Whether something has come, and was not read yet, that tells of a turn: an event of it, or a snapshot."""
+        return self._behind or any(isinstance(item, Snapshot) or item.request_id == request_id for item in self._items)
 
     def event(self, event: Event) -> None:
         """Take an event from the connection."""

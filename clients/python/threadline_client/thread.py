@@ -10,6 +10,7 @@ from typing import Any
 
 from threadline_client.calls import call
 from threadline_client.connection import Connection
+from threadline_client.errors import NotFound
 from threadline_client.events import Cursor, Event, Snapshot
 from threadline_client.outcome import Outcome, outcome_in, outcome_of
 from threadline_client.stream import EventStream
@@ -295,47 +296,74 @@ class Turn:
 
     async def __aiter__(self) -> AsyncGenerator[Event | Snapshot, None]:
         """Yield this turn's events up to its end, or a snapshot where they are no longer to be had."""
-        begun = self.state != "queued"
-        async with self.thread.events(self.cursor) as events:
-            async for item in events:
-                if isinstance(item, Snapshot):
-                    yield item
-                    if outcome_in(item, self.request_id, queued=not begun) is not None:
-                        return
-                elif item.request_id == self.request_id:
-                    begun = begun or item.name != "queue_item_queued"
-                    yield item
-                    if item.terminal or item.name == "queue_item_removed" or _went_elsewhere(item):
-                        return
-
-    def _is(self, turn: Mapping[str, Any]) -> bool:
-        return turn.get("request_id") == self.request_id
+        async with aclosing(self._followed()) as followed:
+            async for item, _ in followed:
+                yield item
 
     async def wait(self) -> Outcome:
         """Return how the turn ended, however long that takes."""
-        text, begun = "", self.state != "queued"
-        async with aclosing(self.__aiter__()) as items:
-            async for item in items:
+        async with aclosing(self._followed()) as followed:
+            async for _, outcome in followed:
+                if outcome is not None:
+                    return outcome
+        raise AssertionError("what follows a turn ends with its outcome, or raises")
+
+    async def _followed(self) -> AsyncGenerator[tuple[Event | Snapshot, Outcome | None], None]:
+        """Yield what happens to this turn; with the last item, how it ended."""
+        text, begun, outcome = "", self.state != "queued", None
+        async with self.thread.events(self.cursor) as events:
+            async for item in events:
                 if isinstance(item, Snapshot):
+                    told = self._told_in(item)
+                    text, begun = str((told or {}).get("text") or ""), begun or told is not None
                     outcome = outcome_in(item, self.request_id, queued=not begun)
-                    if outcome is not None:
-                        return outcome
-                    turns = [*item.parallel] if item.turn is None else [item.turn, *item.parallel]
-                    text = next((str(turn.get("text") or "") for turn in turns if self._is(turn)), "")
+                    if outcome is None and not begun and await self._has_vanished(events):
+                        outcome = outcome_in(item, self.request_id, queued=False)
+                elif item.request_id == self.request_id:
+                    begun = begun or item.name != "queue_item_queued"
+                    text = _text_after(item, text)
+                    outcome = _end_in(item, text)
+                else:
                     continue
-                begun = begun or item.name != "queue_item_queued"
-                if item.terminal:
-                    return outcome_of(item, text)
-                if item.name == "queue_item_removed":
-                    break
-                if _went_elsewhere(item):
-                    return Outcome(self.request_id, False, text, "delivered", "the message went into another turn")
-                if item.name == "turn_restarted":
-                    kept = item.get("kept_text")
-                    text = text[:kept] if isinstance(kept, int) else ""
-                elif item.name == "text_delta":
-                    text += item.delta
-        return Outcome(self.request_id, False, text, "removed", "the message was removed from the queue")
+                yield item, outcome
+                if outcome is not None:
+                    return
+
+    def _told_in(self, snapshot: Snapshot) -> Mapping[str, Any] | None:
+        """Return this turn as a snapshot has it, or None if it does not run."""
+        turns = (snapshot.turn or {}, *snapshot.parallel)
+        return next((turn for turn in turns if turn.get("request_id") == self.request_id), None)
+
+    async def _has_vanished(self, events: EventStream) -> bool:
+        """Whether a turn that waited, and that a snapshot does not know, neither waits nor runs.
+
+        A snapshot says nothing of the lanes. Who left its lane behind the snapshot is told of by events.
+        """
+        try:
+            status = await self.thread.queue_status()
+        except NotFound:
+            return False  # the stream says so too
+        known = {status.running, *(item.get("item_id") for lane in status.lanes.values() for item in lane)}
+        return self.request_id not in known and not events.holds(self.request_id)
+
+
+def _text_after(event: Event, text: str) -> str:
+    """Return what was seen of the answer after one more of its events."""
+    if event.name == "turn_restarted":
+        kept = event.get("kept_text")
+        return text[:kept] if isinstance(kept, int) else ""
+    return text + event.delta if event.name == "text_delta" else text
+
+
+def _end_in(event: Event, text: str) -> Outcome | None:
+    """Return how a turn ended, or None when this event of it is not its end."""
+    if event.terminal:
+        return outcome_of(event, text)
+    if event.name == "queue_item_removed":
+        return Outcome(event.request_id, False, text, "removed", "the message was removed from the queue")
+    if _went_elsewhere(event):
+        return Outcome(event.request_id, False, text, "delivered", "the message went into another turn")
+    return None
 
 
 def _went_elsewhere(event: Event) -> bool:

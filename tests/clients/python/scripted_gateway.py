@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import socket
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,6 +28,8 @@ class ScriptedThread:
         self.top = 0
         self.messages: list[Fields] = []
         self.turn: Fields | None = None
+        self.status: Fields = {"running": None, "state": "idle", "lanes": {}}
+        """What `queue:status` is answered."""
 
     def snapshot(self) -> Fields:
         return {"messages": list(self.messages), "turn": self.turn}
@@ -84,12 +86,12 @@ class Deployment:
         key = payload["client_message_id"]
         if key not in self.answered:
             thread, request_id = self.thread(payload["thread_id"]), f"r{next(self._numbers)}"
-            event = await self.emit(
-                thread.id, request_id, "chat_accepted", message=payload["message"], client_message_id=key
-            )
+            queued = payload.get("queue_mode") == "followup"
+            name = "queue_item_queued" if queued else "chat_accepted"
+            event = await self.emit(thread.id, request_id, name, message=payload["message"], client_message_id=key)
             self.answered[key] = {
                 "ok": True,
-                "state": "accepted",
+                "state": "queued" if queued else "accepted",
                 "thread_id": thread.id,
                 "request_id": request_id,
                 "client_id": "c",
@@ -121,6 +123,8 @@ class ScriptedGateway:
         self.recovers = True
         self.sends_again = True
         """False: a member is never sent again what was sent to its connection, even when it asks."""
+        self.before_status: Callable[[], Awaitable[object]] | None = None
+        """What happens in the thread just before a `queue:status` is answered."""
         self._asked: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.members: dict[str, set[str]] = defaultdict(set)
         self.url = ""
@@ -150,6 +154,7 @@ class ScriptedGateway:
             "thread:subscribe": self._subscribe,
             "thread:unsubscribe": self._unsubscribe,
             "thread:history": self._history,
+            "queue:status": self._status,
             "auth:refresh": self._refresh,
         }.items():
             self._sio.on(verb, self._wrap(verb, handler))
@@ -209,6 +214,11 @@ class ScriptedGateway:
         if thread is None:
             return {"ok": False, "error": {"code": "not_found", "message": "no such thread", "retryable": False}}
         return {"ok": True, "messages": thread.messages}
+
+    async def _status(self, sid: str, payload: Fields) -> Answer:
+        if self.before_status is not None:
+            await self.before_status()
+        return {"ok": True, **self.deployment.thread(payload["thread_id"]).status}
 
     async def _refresh(self, sid: str, payload: Fields) -> Answer:
         self.tokens.append(payload["token"])

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.clients.python.scripted_gateway import Deployment, ScriptedGateway, gateways
+from tests.clients.python.scripted_gateway import Deployment, Fields, ScriptedGateway, gateways
 from threadline_client import (
     Cursor,
     Event,
@@ -413,6 +413,69 @@ async def test_a_turn_whose_end_left_the_log_is_found_in_the_history(pair: Pair)
         ]
         outcome = await turn.wait()
     assert (outcome.ok, outcome.text) == (True, "All done.")
+
+
+@pytest.mark.parametrize("epoch", ["e1", "e2"])
+async def test_a_queued_turn_that_nothing_knows_of_any_more_is_not_waited_for(pair: Pair, epoch: str) -> None:
+    """It was cleared, or ran long ago, and the log was trimmed or lost: no event of it is to come."""
+    deployment, one, _ = pair
+    async with connect(one.url) as client:
+        turn = await client.thread("tea").send("more", queue_mode="followup")
+        one.recovers, deployment.thread("tea").epoch = False, epoch
+        async with asyncio.timeout(10):
+            outcome = await turn.wait()
+            items = [item async for item in turn]
+    assert (outcome.ok, outcome.error_type) == (False, "unknown")
+    assert [type(item) for item in items] == [Snapshot]
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"running": "r0", "lanes": {"followup": [{"item_id": "r1"}]}},
+        {"running": "r1", "state": "ready", "lanes": {}},
+    ],
+    ids=["waits", "runs by now"],
+)
+async def test_a_queued_turn_that_a_snapshot_does_not_show_is_waited_for_if_it(pair: Pair, status: Fields) -> None:
+    deployment, one, _ = pair
+    async with connect(one.url) as client, asyncio.timeout(10):
+        turn = await client.thread("tea").send("more", queue_mode="followup")
+        one.recovers, deployment.thread("tea").status = False, status
+        waiting = asyncio.create_task(turn.wait())
+        await one.asked("queue:status")
+        await client.thread("tea").queue_status()  # its answer comes behind that one
+        await deployment.emit("tea", turn.request_id, "queue_item_delivered", item_id=turn.request_id)
+        await deployment.emit("tea", turn.request_id, "chat_accepted", message="more")
+        await deployment.emit("tea", turn.request_id, "chat_done", full_response="here")
+        outcome = await waiting
+    assert (outcome.ok, outcome.text) == (True, "here")
+
+
+async def test_a_queued_turn_whose_end_came_before_the_lanes_were_read_is_told_by_its_end(pair: Pair) -> None:
+    deployment, one, _ = pair
+    async with connect(one.url) as client, asyncio.timeout(10):
+        turn = await client.thread("tea").send("more", queue_mode="followup")
+        one.recovers = False
+        one.before_status = lambda: deployment.emit("tea", turn.request_id, "queue_item_removed", lane="followup")
+        outcome = await turn.wait()
+    assert (outcome.ok, outcome.error_type) == (False, "removed")
+
+
+async def test_a_queued_turn_that_a_snapshot_showed_running_is_not_waited_for_behind_the_next(pair: Pair) -> None:
+    deployment, one, two = pair
+    one.recovers = two.recovers = False
+    thread = deployment.thread("tea")
+    async with connect([one.url, two.url]) as client, asyncio.timeout(10):
+        turn = await client.thread("tea").send("more", queue_mode="followup")
+        thread.turn = {"request_id": turn.request_id, "state": "running", "text": "half"}
+        items = aiter(turn)
+        assert isinstance(await anext(items), Snapshot)
+        thread.turn = None
+        one.cut()
+        assert isinstance(await anext(items), Snapshot)
+        assert [item async for item in items] == []
+    assert one.calls["queue:status"] + two.calls["queue:status"] == 0, "it had begun"
 
 
 async def test_unknown_events_with_an_offset_pass_and_frames_without_one_do_not(pair: Pair) -> None:
