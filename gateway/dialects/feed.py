@@ -40,7 +40,7 @@ class Feed:
         place: the turn.
         view: the dialect.
         cursor: `(epoch, offset)` of the last event that the reader has; None for all of them.
-        behind: the question that the reader has just answered; it has everything up to there.
+        behind: the questions that the reader has answered; it has everything up to the last of them.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Feed:
         place: Place,
         view: View,
         cursor: tuple[str, int] | None = None,
-        behind: str = "",
+        behind: frozenset[str] = frozenset(),
     ) -> None:
         self._verbs = verbs
         self._metrics = metrics
@@ -119,13 +119,20 @@ class Feed:
         return sent
 
     def _known(self) -> int:
-        if self._behind:
-            for event in self._history:
-                if event.fields.get("approval_id") == self._behind:
-                    return event.offset
-        if self._cursor is None or self._cursor[0] != self._at[0]:
-            return 0
-        return self._cursor[1]
+        """Return the offset up to which the reader has everything, as its answers and its cursor say."""
+        known, behind = 0, set(self._behind)
+        for event in self._history:
+            if (approval_id := event.fields.get("approval_id")) in behind:
+                behind.remove(approval_id)  # it was asked here; what became of it is news
+                known = event.offset
+            elif self._cursor == (
+                event.fields["epoch"],
+                event.offset,
+            ):  # maybe of an epoch that has gone over into ours
+                known = event.offset
+        if self._cursor is not None and self._cursor[0] == self._at[0] and self._cursor[1] <= self._at[1]:
+            known = max(known, self._cursor[1])
+        return known
 
 
 def _sent(frames: list[Frame], place: str) -> list[ServerSentEvent]:

@@ -152,7 +152,7 @@ class Dialects:
         headers = _AI_SDK_HEADERS if ai_sdk else None
         if request.method == "HEAD":
             return unread(headers)
-        behind = asked.decided[-1].approval_id if asked and asked.decided else ""
+        behind = frozenset(answer.approval_id for answer in asked.decided) if asked else frozenset[str]()
         feed = Feed(self._verbs, self._metrics, self._node.degraded, identity, place, view, _cursor(request), behind)
         stream, joined = await feed.join()
 

@@ -16,6 +16,7 @@ from backplane.settings import Settings
 from gateway.auth import mint
 from tests.gateway.agents import count, endless
 from tests.gateway.conftest import serving, working
+from tests.support.rewinding import elsewhere
 from tests.support.waiting import wait_until
 from worker.turn import AgentEvent, ToolCall, Turn
 
@@ -30,6 +31,14 @@ async def asking(turn: Turn) -> AsyncIterator[str | AgentEvent]:
     yield ToolCall("rm", {"path": "/"}, "c1")
     decision = await turn.approve("rm", {"path": "/"})
     yield f"{decision.decision}."
+
+
+async def asking_twice(turn: Turn) -> AsyncIterator[str]:
+    yield "One? "
+    await turn.approve("rm", {"path": "/one"})
+    yield "Two? "
+    await turn.approve("rm", {"path": "/two"})
+    yield "Done."
 
 
 def agui(thread: str, message: str, run: str = "run-1", **more: Any) -> dict[str, Any]:
@@ -171,6 +180,35 @@ async def test_an_interrupt_of_agui_is_answered_by_the_next_run(gateway_settings
         # whoever reads the whole turn afterwards is not asked any more
         whole = await run(http, "/v1/agui", agui("t", "go", forwardedProps={"policy": policy}))
         assert text(whole) == "May I? approved."
+
+
+async def test_what_came_before_the_last_answered_question_is_not_told_again(gateway_settings: Make) -> None:
+    """In whatever order the answers stand; and a run that answers goes on behind its cursor as any other."""
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, asking_twice), httpx.AsyncClient(base_url=node.url) as http:
+        asked: list[str] = []
+        told = ""
+        for number in range(3):
+            resume = [{"interruptId": one, "payload": {"approved": True}} for one in reversed(asked)]
+            body = agui("t", "go", f"run-{number}", resume=resume)
+            frames = await run(http, "/v1/agui", body)
+            told += text(frames)
+            asked += [one["id"] for one in frames[-1][1]["outcome"].get("interrupts", ())]
+        assert told == "One? Two? Done."
+        rest = await run(http, "/v1/agui", body, **{"Last-Event-ID": frames[-1][0]})
+        assert types(rest) == ["RUN_STARTED", "RUN_FINISHED"]
+
+
+async def test_a_cursor_of_an_older_epoch_is_good_as_long_as_the_log_holds_it(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        whole = await run(http, "/v1/agui", agui("t", "30"))
+        place = next(place for place, frame in whole if frame["type"] == "TEXT_MESSAGE_CONTENT")
+        await elsewhere(node.backplane, node.backplane.keys.thread(ThreadRef("default", "t")))
+        await run(http, "/v1/agui", agui("t", "1", "run-2"))  # begins the next epoch
+        rest = await run(http, "/v1/agui", agui("t", "30"), **{"Last-Event-ID": place})
+        seen = next(number for number, (found, _) in enumerate(whole) if found == place)
+        assert text(whole[: seen + 1]) + text(rest) == text(whole)
 
 
 async def test_an_approval_of_the_ai_sdk_is_answered_by_the_next_request(gateway_settings: Make) -> None:
