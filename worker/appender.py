@@ -6,6 +6,9 @@ together in the next one. So the round trips do not grow with the turns.
 
 The beat is slower while many talk at once: each frame then carries more, and a store, a node and a browser have fewer
 of them to handle. It begins at `coalesce`, and is never slower than `_SLOWEST` times that.
+
+What was not taken is sent again after a pause, and what others say meanwhile does not wait for it: the shard of a
+Cluster that is away is not theirs.
 """
 
 from __future__ import annotations
@@ -39,6 +42,9 @@ class Appender:
         self._gathering: list[Outbox] = []
         self._beat: asyncio.TimerHandle | None = None
         self._again: list[tuple[Outbox, Batch]] = []
+        """Batches to send again, one of an outbox at the most."""
+        self._pause: asyncio.TimerHandle | None = None
+        """Until when they wait."""
         self._work = asyncio.Event()
         self.window = self._fastest
         """Seconds between two beats."""
@@ -66,13 +72,21 @@ class Appender:
         pause = _BACKOFF_FIRST
         while True:
             await self._work.wait()
-            self._again = await self._send(self._again + self._next(_AT_ONCE - len(self._again)))
+            again = [] if self._pause else self._again[:_AT_ONCE]
+            self._again = self._again[len(again) :]
+            refused = await self._send(again + self._next(_AT_ONCE - len(again)))
+            self._again += refused
             if not self._again:
                 pause = _BACKOFF_FIRST
-                continue
-            self._work.set()
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _BACKOFF_MOST)
+            elif self._pause is None and refused:
+                self._pause = self._loop.call_later(pause, self._pause_is_over)
+                pause = min(pause * 2, _BACKOFF_MOST)
+            elif self._pause is None:
+                self._work.set()
+
+    def _pause_is_over(self) -> None:
+        self._pause = None
+        self._work.set()
 
     def _next(self, most: int) -> list[tuple[Outbox, Batch]]:
         ready = list(self._ready)

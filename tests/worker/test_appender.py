@@ -162,6 +162,39 @@ async def test_a_batch_that_was_not_taken_is_sent_again_under_its_number(
     assert [(batch.number, batch.text) for trip in store.trips for _, batch in trip] == [(1, "a"), (2, "b")]
 
 
+@pytest.fixture
+def long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.appender._BACKOFF_FIRST", 3600.0)
+
+
+@pytest.mark.usefixtures("long_pause")
+async def test_what_was_not_taken_holds_up_no_other_turn(store: Store, appender: Appender) -> None:
+    """Mutant: whoever sleeps until it is sent again lets the threads of all other shards wait."""
+    refused, other = outboxes(appender, 2)
+    store.refused.append(Unavailable("this shard is away"))
+    say(refused, "a")
+    await wait_until(lambda: bool(appender._again), "it was refused, and is to be sent again")
+    say(other, "b")
+    await wait_until(lambda: store.said == [("1", "b")], "the other goes on")
+    assert appender._pause is not None
+    appender._pause.cancel()
+    appender._pause_is_over()
+    await wait_until(lambda: store.said == [("1", "b"), ("0", "a")], "the pause is over")
+
+
+async def test_more_than_one_round_trip_may_be_sent_again(
+    store: Store, appender: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.appender._AT_ONCE", 2)
+    talking = outboxes(appender, 5)
+    store.fails.extend([Unavailable("down")] * 3)
+    for outbox in talking:
+        say(outbox, "a")
+    await wait_until(lambda: len(store.said) == 5, "all of it arrives")
+    assert sorted(store.said) == [(str(n), "a") for n in range(5)]
+    assert max(map(len, store.trips)) <= 2
+
+
 async def test_what_was_closed_is_not_sent(store: Store, appender: Appender) -> None:
     """Its last batch belongs to the end of the turn."""
     (outbox,) = outboxes(appender, 1)
