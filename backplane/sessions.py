@@ -21,7 +21,8 @@ Message = dict[str, Any]
 
 PAGE_BYTES = 1024 * 1024
 """JSON of the messages that a client is given at once; but always one, which may be larger: up to `max_answer_bytes`.
-Two hundred of the longest would hold up a node and all its clients, or fill it."""
+Two hundred of the longest would hold up a node and all its clients, or fill it. Of a running turn, what its tools gave:
+older outputs are replaced by a marker (lua/snapshot.lua)."""
 
 _CACHED_SESSIONS = 256
 
@@ -232,7 +233,7 @@ class Sessions:
         )
         if code == b"not_found":
             raise no_such_thread()
-        events = decode_entries(entries)
+        events = decode_entries(entries)[::-1]
         primary, parallel = None, []
         for request, lane, state, attempt, text, asked in turns:
             turn = RunningTurn(request.decode(), lane.decode(), state.decode(), attempt, text.decode())

@@ -1,9 +1,8 @@
 --! include thread emit recall approval
 -- Everything a client needs that comes without a usable cursor, as of one offset.
--- ARGV 1 subject  2 most messages  3 most bytes of them
--- Returns {code, epoch, top, messages (newest first), turns, entries, ancestry}; each turn is {request, lane, state, attempt,
---          text,
---          approvals (JSON)}, the primary one first; entries are theirs and between them, but for the text deltas.
+-- ARGV 1 subject  2 most messages  3 most bytes of them, and of what tools gave the running turns
+-- Returns {code, epoch, top, messages (newest first), turns, entries (newest first), ancestry}; each turn is {request, lane,
+--          state, attempt, text, approvals (JSON)}, the primary one first; entries are what else they said.
 if not may_see(arg(1)) then
   return {'not_found', '', 0, {}, {}, {}, ''}
 end
@@ -17,6 +16,46 @@ local function approvals(request)
       .. ',"decision":' .. v[3] .. ',"by":' .. v[4] .. ',' .. v[5] .. '}'
   end
   return '[' .. table.concat(found, ',') .. ']'
+end
+
+-- What sessions.py folds: how a tool went on is in its result, and text is kept whole beside the log.
+local FOLDED = {thinking_delta = true, tool_call = true, tool_result = true, turn_restarted = true}
+
+-- A result as the worker writes it, with a marker in the place of its output. In JSON text no quote stands alone.
+local function without_output(text)
+  local _, from = string.find(text, ',"output":"', 1, true)
+  local till = from and string.find(text, '","success":', from, true)
+  if not till then
+    return text
+  end
+  return string.sub(text, 1, from) .. '[cut: ' .. (till - from - 1) .. ' bytes left out]' .. string.sub(text, till)
+end
+
+-- The entries of the running turns, newest first. Of tools the last outputs are kept: a turn may have read gigabytes.
+local function said(first, turns)
+  local STEP, newest, most, bytes = 64, '+', tonumber(arg(3)), 0
+  local found, is_running = {}, {}
+  for _, turn in ipairs(turns) do
+    is_running[turn[1]] = true
+  end
+  while #turns > 0 do
+    local entries = redis.call('XREVRANGE', LOG, newest, first .. '-0', 'COUNT', STEP)
+    for _, entry in ipairs(entries) do
+      local name, text = entry[2][2], entry[2][4]
+      if FOLDED[name] and is_running[string.match(text, '"request_id":"([^"]+)"')] then
+        if name == 'tool_result' then
+          bytes = bytes + #text
+          entry[2][4] = bytes > most and without_output(text) or text
+        end
+        found[#found + 1] = entry
+      end
+    end
+    if #entries < STEP then
+      break
+    end
+    newest = '(' .. entries[STEP][1]
+  end
+  return found
 end
 
 local head = redis.call('HMGET', THREAD, 'epoch', 'top', 'running', 'ancestry')
@@ -34,12 +73,4 @@ for _, request in ipairs(active) do
       approvals(request)}
   end
 end
-local entries = {}
-if #turns > 0 then
-  for _, entry in ipairs(redis.call('XRANGE', LOG, first .. '-0', '+')) do
-    if entry[2][2] ~= 'text_delta' then
-      entries[#entries + 1] = entry
-    end
-  end
-end
-return {'ok', head[1], tonumber(head[2]), messages, turns, entries, head[4] or ''}
+return {'ok', head[1], tonumber(head[2]), messages, turns, said(first, turns), head[4] or ''}

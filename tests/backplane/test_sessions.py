@@ -109,6 +109,44 @@ async def test_a_snapshot_shows_the_running_turn_so_far(backplane: Backplane) ->
     }
 
 
+async def test_a_snapshot_has_the_last_outputs_of_tools_and_says_which_it_left_out(
+    backplane: Backplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything else about them is there, in order; another turn's do not count, and quotes lead nobody astray."""
+    monkeypatch.setattr(sessions, "PAGE_BYTES", 10_000)
+    tricky = '","success":false,"output":"' * 50
+
+    def ran(name: str, output: str) -> list[tuple[str, str]]:
+        call = {"tool_name": ',"output":"', "args": {"z": "y" * 1000}, "tool_call_id": name, "round": 1}
+        result = {"tool_name": ',"output":"', "output": output, "success": True, "tool_call_id": name, "round": 1}
+        return [("tool_call", body(call)), ("tool_result", body(result))]
+
+    claims = []
+    for mode in ("interrupt", "parallel"):
+        started = await backplane.turns.start(REF, Start("go", "ann", "sid", queue_mode=mode))
+        claim = await backplane.turns.claim(backplane.keys.thread(REF).member(started.request_id), "w")
+        assert claim is not None
+        claims.append(claim)
+    primary, beside = claims
+    first = [event for number in range(90) for event in ran(f"c{number}", tricky)]
+    await backplane.turns.append(primary, Batch(1, first))
+    last = [*ran("long", "x" * 4000), *ran("last", "é" * 1000)]
+    await backplane.turns.append(primary, Batch(2, last))
+    await backplane.turns.append(beside, Batch(1, ran("other", "x" * 3000)))
+    await backplane.turns.finish(beside, Batch(2, []), Ending("done", "chat_done", body({}), "a"))
+    snapshot = await backplane.sessions.snapshot(REF, subject="ann")
+    assert snapshot.turn is not None
+    tools = snapshot.turn.tools
+    assert [tool["tool_call_id"] for tool in tools] == [*(f"c{number}" for number in range(90)), "long", "last"]
+    assert {(tool["success"], tool["tool_name"], len(tool["args"]["z"])) for tool in tools} == {
+        (True, ',"output":"', 1000)
+    }
+    assert [tool["output"] for tool in tools[-2:]] == ["x" * 4000, "é" * 1000]
+    assert tools[-3]["output"] == tricky
+    left_out = len(json.dumps(tricky)) - 2
+    assert {tool["output"] for tool in tools[:-3]} == {f"[cut: {left_out} bytes left out]"}
+
+
 async def test_a_snapshot_of_an_idle_thread_has_no_turn(backplane: Backplane) -> None:
     await one_turn(backplane, "q", "a")
     assert (await backplane.sessions.snapshot(REF, subject="ann")).turn is None
