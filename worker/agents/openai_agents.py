@@ -113,6 +113,8 @@ class _Run:
         self._wrapped: dict[int, agents.Agent[Any]] = {}
         self._handoffs: dict[str, ToolCall] = {}
         """The call by which an agent of this name is handed to."""
+        self.results: set[str] = set()
+        """The calls whose results were said inside of their steps, here or in an earlier attempt."""
 
     # --- the agents, with models and tools that record ---------------------------------------------------
 
@@ -167,15 +169,23 @@ class _Run:
             _NESTED.set(True)  # each call of a tool is a task, with variables of its own
             return await tool.on_invoke_tool(context, args)
 
+        # Calls run beside each other: said behind its step, a result might stand already or not when the last of their
+        # steps ends, and another attempt could not know. What a guardrail has not seen yet, nobody is told.
+        inside = self.turn.policy == "resume" and not tool.tool_output_guardrails
+
         async def once(context: Any, args: str) -> Any:
             result: Any = None
 
             async def run() -> Any:
                 nonlocal result
                 result = await tool.on_invoke_tool(context, args)
+                if inside:
+                    await self.returned(tool, context.tool_call_id, result)
                 return to_jsonable_python(result, fallback=str)
 
             kept, ran = await recorded(self.turn, tool_step(tool.name, context.tool_call_id), run)
+            if inside:
+                self.results.add(context.tool_call_id)
             return result if ran else kept
 
         # an agent as a tool may be interrupted in its middle: its state is no result that could be recorded
@@ -210,6 +220,10 @@ class _Run:
                     self._handoffs[targets[item.name]] = call
                 await self.turn.say(call)
 
+    async def returned(self, tool: agents.Tool, call_id: str, result: object) -> None:
+        """Say what a tool has returned."""
+        await self.turn.say(ToolResult(tool.name, as_text(result), call_id, True, self.round))
+
     async def handed_over(self, name: str) -> None:
         """Say that another agent answers from here on."""
         if (call := self._handoffs.pop(name, None)) is not None:
@@ -223,7 +237,10 @@ class _Hooks(agents.RunHooks[Any]):
     async def on_tool_end(self, context: Any, agent: Any, tool: agents.Tool, result: object) -> None:
         """Say what a tool has returned."""
         call_id = str(getattr(context, "tool_call_id", ""))
-        await self._run.turn.say(ToolResult(tool.name, as_text(result), call_id, True, self._run.round))
+        if call_id in self._run.results:
+            self._run.results.remove(call_id)
+        else:
+            await self._run.returned(tool, call_id, result)
 
     async def on_handoff(self, context: Any, from_agent: Any, to_agent: Any) -> None:
         """Say that another agent answers from here on."""

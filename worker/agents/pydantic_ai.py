@@ -97,10 +97,11 @@ def make_agent(
                             node.request.parts = [*node.request.parts, *wishes]
                         number += 1
                         translate = _Round(number)
+                        journal.begin(number)
                         yield Iteration(number)
                     async with aclosing(_streamed(node, run, translate)) as pieces:
                         async for piece in pieces:
-                            if not (asked and journal.said_before):
+                            if not (journal.has_said(piece) or (asked and journal.said_before)):
                                 yield piece
                     if asked:
                         yield Usage(run.usage.input_tokens, run.usage.output_tokens, journal.answer.model_name or "")
@@ -138,6 +139,18 @@ class _Journal(AbstractCapability[Any]):
         """The model's last answer."""
         self.said_before = False
         """Whether that answer was said in an earlier attempt whose words stand."""
+        self._number = 0
+        self._results: set[str] = set()
+        """The calls of this round whose results were said inside of their steps."""
+
+    def begin(self, number: int) -> None:
+        """Begin a round of the model and its tools."""
+        self._number = number
+        self._results.clear()
+
+    def has_said(self, piece: AgentEvent) -> bool:
+        """Tell whether a tool's result was said inside of its step, here or in an earlier attempt."""
+        return isinstance(piece, ToolResult) and piece.tool_call_id in self._results
 
     async def wrap_model_request(self, ctx: Any, *, request_context: Any, handler: Any) -> messages.ModelResponse:
         """Ask the model, unless an earlier attempt has."""
@@ -165,12 +178,19 @@ class _Journal(AbstractCapability[Any]):
         async def run() -> Any:
             nonlocal refused
             try:
-                return _as_record(call, await handler(args))
+                done = _as_record(call, await handler(args))
             except Exception as error:
                 refused = error
-                return _as_refusal(error)
+                done = _as_refusal(error)
+            if self._turn.policy == "resume":
+                # Calls run beside each other: said behind its step, this might stand already or not when the last of
+                # their steps ends, and another attempt could not know.
+                await self._turn.say(_Round(self._number).result(_as_part(call, done)))
+            return done
 
         kept, _ = await recorded(self._turn, tool_step(call.tool_name, call.tool_call_id), run)
+        if self._turn.policy == "resume":
+            self._results.add(call.tool_call_id)
         if refused is not None:
             raise refused
         return _from_record(kept)
@@ -211,6 +231,18 @@ def _as_refusal(error: Exception) -> dict[str, Any]:
     raise error
 
 
+def _as_part(call: messages.ToolCallPart, kept: dict[str, Any]) -> messages.BaseToolReturnPart[Any]:
+    """Return a recorded outcome as the framework tells it to the model."""
+    if "retry" in kept:
+        return messages.ToolReturnPart(call.tool_name, kept["retry"], call.tool_call_id, outcome="retried")
+    if "failed" in kept:
+        return messages.ToolReturnPart(call.tool_name, kept["failed"], call.tool_call_id, outcome="failed")
+    [request] = _MESSAGES.validate_python(kept["done"])
+    part = request.parts[0]
+    assert isinstance(part, messages.ToolReturnPart)
+    return part
+
+
 def _from_record(kept: dict[str, Any]) -> Any:
     if "retry" in kept:
         raise exceptions.ModelRetry(kept["retry"])
@@ -243,7 +275,7 @@ class _Round:
             case messages.ToolCallEvent(part=part):
                 yield ToolCall(part.tool_name, _args(part), part.tool_call_id, self._number)
             case messages.ToolResultEvent(part=part):
-                yield self._result(part)
+                yield self.result(part)
 
     def _begun(self, index: int, part: Any) -> Iterator[AgentEvent]:
         match part:
@@ -257,7 +289,7 @@ class _Round:
             case messages.NativeToolCallPart():  # the provider runs it, inside of its answer
                 yield ToolCall(part.tool_name, _args(part), part.tool_call_id, self._number)
             case messages.NativeToolReturnPart():
-                yield self._result(part)
+                yield self.result(part)
 
     def _added(self, index: int, delta: Any) -> Iterator[AgentEvent]:
         match delta:
@@ -274,7 +306,8 @@ class _Round:
             delta = args if isinstance(args, str) else dumps(args)
             yield ToolArgs(delta, call.tool_call_id, call.tool_name, self._number)
 
-    def _result(self, part: messages.BaseToolReturnPart[Any]) -> ToolResult:
+    def result(self, part: messages.BaseToolReturnPart[Any]) -> ToolResult:
+        """Return what a tool has returned."""
         succeeded = part.outcome == "success"
         return ToolResult(part.tool_name, part.model_response_str(), part.tool_call_id, succeeded, self._number)
 

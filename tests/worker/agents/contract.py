@@ -51,6 +51,53 @@ async def parked_and_finished_elsewhere(open_backplane: Any, agent: Agent) -> di
     return end.fields
 
 
+class Between:
+    """Where a turn is lost: the model has the results of two tools that ran beside each other, and is silent."""
+
+    def __init__(self) -> None:
+        self.slow = asyncio.Event()
+        """When the second tool may return."""
+        self.lost = False
+        """Whether another worker has the turn."""
+
+    async def answering(self) -> None:
+        """Wait in the model's second answer until the turn is lost."""
+        if not self.lost:
+            await asyncio.Event().wait()
+
+
+async def results_stand_once(open_backplane: Any, agent: Agent, between: Between) -> None:
+    """Let an agent call `quick` (call `a`) and `slow` (call `b`) at once, and go on at another worker behind them.
+
+    `slow` returns when the result of `quick` is in the log. What stands in the log has each result once.
+    """
+    async with (
+        open_backplane(node_id="one", drain_grace=0.01) as here,
+        open_backplane(node_id="two") as there,
+    ):
+        thread = Thread(here, thread_ref("beside"))
+
+        async def told_both() -> bool:
+            return len(await thread.events("tool_result")) == 2
+
+        async with working(here, agent):
+            await thread.start("go", "resume")
+            await thread.first("tool_result")
+            between.slow.set()
+            await wait_until(told_both, "both results are told")
+        between.lost = True
+        async with working(there, agent):
+            await thread.ended()
+        restarted = await thread.first("turn_restarted")
+        stands = [
+            event
+            for event in await thread.events()
+            if not restarted.fields["kept_offset"] < event.fields["offset"] < restarted.fields["offset"]
+        ]
+        for name in ("tool_call", "tool_result"):
+            assert sorted(event.fields["tool_call_id"] for event in stands if event.name == name) == ["a", "b"]
+
+
 class Work:
     """Something in a model or a tool that does not end by itself."""
 

@@ -14,7 +14,14 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai.usage import UsageLimits
 
 from tests.support.attempts import Attempts, all_of, words
-from tests.worker.agents.contract import Work, failure, parked_and_finished_elsewhere, stopped_at
+from tests.worker.agents.contract import (
+    Between,
+    Work,
+    failure,
+    parked_and_finished_elsewhere,
+    results_stand_once,
+    stopped_at,
+)
 from worker.agents.provider_errors import WORDS
 from worker.agents.pydantic_ai import ERRORS, make_agent
 from worker.turn import (
@@ -171,7 +178,7 @@ async def test_another_attempt_asks_no_model_and_runs_no_tool_again() -> None:
         first, second = await attempts.run(), await attempts.run()
         assert words(first) == "Look. Done."
         assert words(second) == said_again
-        assert one(first, ToolResult) == one(second, ToolResult)
+        assert all_of(second, ToolResult) == ([one(first, ToolResult)] if policy == "retry" else [])
         assert (len(script.told), ran) == (2, [1])
         assert [event for event in first if isinstance(event, Usage)] == [
             event for event in second if isinstance(event, Usage)
@@ -319,6 +326,48 @@ async def test_a_turn_that_waits_for_approval_is_parked_and_goes_on_at_another_w
     end = await parked_and_finished_elsewhere(open_backplane, make_agent(agent))
     assert end["usage"]["input_tokens"] > 0
     assert (len(script.told), ran) == (2, ["/"])
+
+
+async def test_results_of_parallel_tools_are_told_once_over_a_lost_worker(open_backplane: Any) -> None:
+    between = Between()
+
+    async def answer(told: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
+        if len(told) > 1:
+            await between.answering()
+            yield "Done."
+        else:
+            yield {1: DeltaToolCall(name="quick", json_args="{}", tool_call_id="a")}
+            yield {2: DeltaToolCall(name="slow", json_args="{}", tool_call_id="b")}
+
+    agent = Agent(FunctionModel(stream_function=answer))
+
+    @agent.tool_plain
+    def quick() -> str:
+        return "quick"
+
+    @agent.tool_plain
+    async def slow() -> str:
+        await between.slow.wait()
+        return "slow"
+
+    await results_stand_once(open_backplane, make_agent(agent), between)
+
+
+@pytest.mark.parametrize("result", ["text", {"a": 1}, ToolReturn("r", content="c"), ModelRetry("no"), ToolFailed("no")])
+async def test_a_result_is_told_alike_with_every_policy(result: Any) -> None:
+    """With `resume` it is told inside of its step, with `retry` behind it."""
+    told = []
+    for policy in ("retry", "resume"):
+        agent = Agent(Script([call("work", "{}")], ["ok"]).model, retries=2)
+
+        @agent.tool_plain
+        def work() -> Any:
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        told.append(one(await Attempts(make_agent(agent), policy=policy).run(), ToolResult))
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("where", ["model", "tool"])
