@@ -257,6 +257,22 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
     expect(await reader.older()).toBe(false);
   });
 
+  test("turns pages back behind an edit of a message that it does not hold", async () => {
+    const id = newThread();
+    const writer = open().thread(id);
+    for (let n = 1; n <= 6; n += 1) await (await writer.send(`say ${n} words fast`)).wait();
+    const reader = open({ history: 4 }).thread(id);
+    await until(reader, (state) => state.messages.length === 4);
+    await (await writer.edit("say 7 words fast", { message_id: 5 })).wait();
+    await until(reader, ({ messages, status: now }) => messages.length === 2 && now === "idle");
+    expect(await reader.older({ limit: 3 })).toBe(true);
+    expect(await reader.older({ limit: 3 })).toBe(false);
+    expect(reader.state.messages.map(({ content }) => content)).toEqual(
+      (await writer.history()).map(({ content }) => content),
+    );
+    expect(reader.state.messages.map(({ id: number }) => number)).toEqual([1, 2, 3, 4, null, null]);
+  });
+
   test("goes on behind a state that was saved", async () => {
     const id = newThread();
     const writer = open().thread(id);
