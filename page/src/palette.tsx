@@ -66,6 +66,7 @@ export function Palette({ threads, onBegin, onClose }: PaletteProps) {
             setAt(0);
           }}
           onKeyDown={(event) => {
+            if (event.isComposing) return; // the key is for the input method
             const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
             if (step !== undefined) {
               event.preventDefault();

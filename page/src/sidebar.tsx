@@ -114,15 +114,17 @@ function Row({ thread, chosen, onDelete, onRenamed }: RowProps) {
     return (
       <div class="thread naming">
         <input
-          value={title}
+          defaultValue={title} // and not its value: each drawing of the list would put the old title back
           maxLength={120}
           aria-label="Title of the thread"
           ref={entered}
           onBlur={(event) => rename(event.currentTarget.value)}
           onKeyDown={(event) => {
             event.stopPropagation();
-            if (event.key === "Enter") rename(event.currentTarget.value);
-            if (event.key === "Escape") setNaming(false);
+            if (event.isComposing) return; // the key is for the input method
+            if (event.key === "Escape") event.currentTarget.value = title;
+            // a field that goes away tells that it is left, too: so that is the one way out
+            if (event.key === "Escape" || event.key === "Enter") event.currentTarget.blur();
           }}
         />
       </div>

@@ -288,6 +288,60 @@ async def test_threads_are_found_renamed_and_deleted(tab: Tab, second: Tab, flee
     assert tab.problems == second.problems == []
 
 
+async def test_a_title_that_is_being_typed_outlives_whatever_the_page_hears_meanwhile(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("count to 2")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+    mine = tab.page.locator(".thread.chosen")
+    await mine.hover()
+    await mine.get_by_label("Rename").click()
+    title = tab.page.get_by_label("Title of the thread")
+    await title.fill("Half a ti")
+    turns = f"{fleet.urls[1]}/v1/threads/{await tab.thread_id()}-beside/turns"
+    assert (await tab.page.request.post(turns, data={"message": "beside it"})).ok
+    await expect(tab.page.locator(".thread .title", has_text="beside it")).to_be_visible()
+    await expect(title).to_have_value("Half a ti")
+    await title.press("Escape")
+    await expect(title).to_have_count(0)
+    await expect(mine.locator(".title")).to_have_text("count to 2")
+    assert tab.problems == []
+
+
+async def test_the_enter_of_an_input_method_neither_renames_nor_chooses(tab: Tab, fleet: Fleet) -> None:
+    """It takes the word that the input method offers; the next one is the person's own."""
+    await tab.open(fleet.urls[0])
+    await tab.say("count to 2")
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+    method = await tab.page.context.new_cdp_session(tab.page)
+    offered = {"text": "日", "selectionStart": 1, "selectionEnd": 1}
+    mine = tab.page.locator(".thread.chosen")
+    await mine.hover()
+    await mine.get_by_label("Rename").click()
+    title = tab.page.get_by_label("Title of the thread")
+    await title.fill("")
+    await method.send("Input.imeSetComposition", offered)
+    await tab.page.keyboard.press("Enter")
+    await expect(title).to_have_value("日")
+    await method.send("Input.insertText", {"text": "日本"})
+    await tab.page.keyboard.press("Enter")
+    await expect(tab.page.get_by_role("heading", name="日本")).to_be_visible()
+
+    await tab.page.keyboard.press("Control+k")
+    words = tab.page.get_by_role("combobox")
+    await expect(words).to_be_focused()
+    await method.send("Input.imeSetComposition", offered)
+    await expect(tab.page.get_by_role("option")).to_have_text([re.compile("日本")])
+    await tab.page.keyboard.press("Enter")
+    await expect(words).to_have_value("日")
+    await method.send("Input.insertText", {"text": "日本"})
+    await expect(words).to_have_value("日本")
+    await expect(tab.page.get_by_role("option")).to_have_text([re.compile("日本")])
+    await tab.page.keyboard.press("Enter")
+    await expect(words).to_have_count(0)
+    await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
+    assert tab.problems == []
+
+
 async def test_a_late_acknowledgement_leaves_the_person_where_they_are(tab: Tab, fleet: Fleet) -> None:
     await tab.open(fleet.urls[0])
     await tab.say("count to 2")
