@@ -105,6 +105,8 @@ class _Run:
     def __init__(self, turn: Turn) -> None:
         self.turn = turn
         self.round = 0
+        """The rounds in which the model has answered."""
+        self._announced = 0
         self.model = ""
         self.spoken = False
         """Whether the last answer of the model had words."""
@@ -210,6 +212,12 @@ class _Run:
 
     # --- what is said ------------------------------------------------------------------------------------
 
+    async def begin_round(self) -> None:
+        """Say that a round begins, unless the SDK asks the model once more in the same."""
+        if self._announced == self.round:
+            self._announced += 1
+            await self.turn.say(Iteration(self._announced))
+
     async def called(self, response: agents.ModelResponse, handoffs: Sequence[agents.Handoff[Any, Any]]) -> None:
         """Say which tools the model has called."""
         targets = {handoff.tool_name: handoff.agent_name for handoff in handoffs}
@@ -284,15 +292,27 @@ class _RecordedModel(Model):
         if _NESTED.get():
             return await self._model.get_response(*asked, **further)
         run, answer = self._run, _Answer(self._run.round + 1)
-        run.round += 1
         run.model = str(getattr(self._model, "model", ""))
-        await run.turn.say(Iteration(run.round))
+        await run.begin_round()
+        refused: Exception | None = None
 
         async def ask() -> Any:
-            await self._streamed(answer, asked, further)
+            nonlocal refused
+            try:
+                await self._streamed(answer, asked, further)
+            except openai.OpenAIError as error:
+                refused = error
+                return None
             return _RESPONSE.dump_python(answer.response(), mode="json", warnings=False)
 
-        kept, ran = await recorded(run.turn, "model", ask)
+        # The SDK may try again, which is another step of this round: a failure is recorded too, so that another attempt
+        # passes it by and does not ask what was answered behind it.
+        kept, ran = None, False
+        while kept is None:
+            kept, ran = await recorded(run.turn, f"model:{run.round + 1}", ask)
+            if refused is not None:
+                raise refused
+        run.round += 1
         response = answer.response() if ran else _RESPONSE.validate_python(kept)
         if not ran and not said_before(run.turn, ran):
             for piece in answer.whole(response.output):

@@ -12,6 +12,9 @@ import pytest
 from agents import (
     Agent,
     GuardrailFunctionOutput,
+    ModelRetryBackoffSettings,
+    ModelRetrySettings,
+    ModelSettings,
     RunConfig,
     RunContextWrapper,
     Usage,
@@ -19,6 +22,7 @@ from agents import (
     function_tool,
     handoff,
     input_guardrail,
+    retry_policies,
 )
 from agents.models.interface import Model, ModelProvider
 from agents.run import CallModelData, ModelInputData
@@ -146,7 +150,7 @@ async def test_the_model_may_come_from_a_provider_or_from_the_configuration() ->
     ):
         attempts = Attempts(make_agent(agent, partial(configured, config)))
         assert words(await attempts.run()).startswith("from the ")
-        assert list(attempts.records) == ["model#1"]
+        assert list(attempts.records) == ["model:1#1"]
 
 
 async def test_options_are_given_to_the_run() -> None:
@@ -218,6 +222,21 @@ async def test_another_attempt_asks_no_model_and_runs_no_tool_again() -> None:
         assert (len(script.calls), ran) == (2, [1])
 
 
+async def test_what_the_sdk_tried_twice_is_not_asked_again_in_another_attempt() -> None:
+    """The failure stands in the record too: no later answer takes the place of an earlier one."""
+    again = ModelRetrySettings(
+        max_retries=1, policy=retry_policies.network_error(), backoff=ModelRetryBackoffSettings(initial_delay=0)
+    )
+    lost = openai.APIConnectionError(request=REQUEST)
+    script = model(lost, [function_call("add", {"x": 1, "y": 2}, call_id="c1")], [assistant_message("Three.")])
+    agent = Agent("a", model=script, tools=[add], model_settings=ModelSettings(retry=again))
+    attempts = Attempts(adapted(agent))
+    first, second = await attempts.run(), await attempts.run()
+    assert all_of(first, Iteration) == [Iteration(1), Iteration(2)]
+    assert first == second
+    assert len(script.calls) == 3
+
+
 async def test_an_agent_as_a_tool_says_nothing_of_the_answer() -> None:
     inner = Agent("inner", model=model([assistant_message("secretly")]))
     script = model([function_call("ask", {"input": "x"}, call_id="c1")], [assistant_message("Done.")])
@@ -225,7 +244,7 @@ async def test_an_agent_as_a_tool_says_nothing_of_the_answer() -> None:
     said = await attempts.run()
     assert words(said) == "Done."
     assert all_of(said, ToolResult)[0].output == "secretly"
-    assert list(attempts.records) == ["model#1", "model#2"]
+    assert list(attempts.records) == ["model:1#1", "model:2#1"]
 
 
 @pytest.mark.parametrize(
