@@ -26,10 +26,14 @@ class AiSdk(View):
         self._in_step = False
         self._said = False
         """Whether anything of the turn stands."""
-        self._writing: set[str] = set()
-        """Tool calls whose arguments are being written."""
+        self._writing: dict[str, tuple[str, str]] = {}
+        """Tool calls whose arguments are being written: id -> name, and the arguments so far."""
+        self._of_step: set[str] = set()
+        """Tool calls that were told in this step."""
         self._asked_about: dict[str, tuple[str, bool]] = {}
         """Approval -> the tool call that it is about, and whether that was made for it."""
+        self._approved: set[str] = set()
+        """Tool calls that a person has approved."""
 
     # --- the stream --------------------------------------------------------------------------------------
 
@@ -38,11 +42,14 @@ class AiSdk(View):
         start = {"type": "start", "messageId": self._request_id, "messageMetadata": {"request_id": self._request_id}}
         if self.ended:
             return [start, *self._closing]
-        if self._open is None:
-            return [start]
-        kind, _ = self._open
-        self._open = (kind, self._next_id())  # a part goes on as a new one: the reader may not have the old one
-        return [start, {"type": f"{kind}-start", "id": self._open[1]}]
+        frames: list[Frame] = [start]
+        for call_id, (name, so_far) in self._writing.items():  # the reader refuses more of what it saw no beginning of
+            frames += [_input_started(call_id, name), _input_delta(call_id, so_far)]
+        if self._open is not None:
+            kind, _ = self._open
+            self._open = (kind, self._next_id())  # a part goes on as a new one: the reader may not have the old one
+            frames.append({"type": f"{kind}-start", "id": self._open[1]})
+        return frames
 
     def _so_far(self, turn: Fields) -> list[Frame]:
         """Return thinking, tools and text."""
@@ -79,6 +86,7 @@ class AiSdk(View):
         if self._in_step:
             return []
         self._in_step = self._said = True
+        self._of_step.clear()
         return [{"type": "start-step"}]
 
     def _end_step(self) -> list[Frame]:
@@ -108,20 +116,22 @@ class AiSdk(View):
         if call_id in self._calls:
             return frames
         if call_id not in self._writing:
-            self._writing.add(call_id)
-            start = {"type": "tool-input-start", "toolCallId": call_id, "toolName": fields["tool_name"]}
-            frames.append({**start, **_OF_TOOLS})
-        return [*frames, {"type": "tool-input-delta", "toolCallId": call_id, "inputTextDelta": fields["delta"]}]
+            frames.append(_input_started(call_id, fields["tool_name"]))
+        name, so_far = self._writing.get(call_id, (fields["tool_name"], ""))
+        self._writing[call_id] = (name, so_far + fields["delta"])
+        self._of_step.add(call_id)
+        return [*frames, _input_delta(call_id, fields["delta"])]
 
     def _call(self, fields: Fields) -> list[Frame]:
         call_id, frames = fields["tool_call_id"], [*self._step(), *self._close()]
-        self._writing.discard(call_id)
+        self._writing.pop(call_id, None)
+        self._of_step.add(call_id)
         self._calls[call_id] = (fields["tool_name"], fields["args"])
         ready = {"toolCallId": call_id, "toolName": fields["tool_name"], "input": fields["args"]}
         return [*frames, {"type": "tool-input-available", **ready, **_OF_TOOLS}]
 
     def _result(self, fields: Fields) -> list[Frame]:
-        call_id, frames = fields["tool_call_id"], [*self._step(), *self._close()]
+        call_id, frames = fields["tool_call_id"], self._close()  # no step: it belongs to that of its call
         if self._calls.pop(call_id, None) is None:
             return frames
         told = {"toolCallId": call_id, **_OF_TOOLS}
@@ -132,23 +142,30 @@ class AiSdk(View):
     # --- questions ---------------------------------------------------------------------------------------
 
     def _asked(self, fields: Fields) -> list[Frame]:
-        approval_id, frames = fields["approval_id"], [*self._step(), *self._close()]
+        approval_id, frames = fields["approval_id"], self._close()
         if fields["kind"] == "approval":
             call_id = pending_call(self._calls, fields)
-            self._asked_about[approval_id] = (call_id or approval_id, call_id is None)
-            if call_id is None:  # the agent asks about something that it has not shown as a tool
-                frames += self._call({**fields, "tool_call_id": approval_id})
-            about = {"approvalId": approval_id, "toolCallId": call_id or approval_id}
-            frames.append({"type": "tool-approval-request", **about})
+            made = call_id is None or not self._stands_alone(call_id)
+            if made:  # it is not shown as a tool, or the reader would wait for the tools beside it before it answers
+                frames += [*self._end_step(), *self._call({**fields, "tool_call_id": approval_id})]
+            self._asked_about[approval_id] = about = (approval_id if made else call_id or approval_id, made)
+            request = {"type": "tool-approval-request", "approvalId": approval_id, "toolCallId": about[0]}
         else:
+            frames += self._step()
             question = {name: fields[name] for name in ("approval_id", "question", "options", "expires_at")}
-            frames.append({"type": "data-question", "id": approval_id, "data": question})
+            request = {"type": "data-question", "id": approval_id, "data": question}
         if approval_id in self._settled:
-            return frames
-        self._closing = [{"type": "finish-step"}, {"type": "finish", "finishReason": "tool-calls"}]
+            return frames  # nobody is asked any more
+        step = [{"type": "finish-step"}] if self._in_step else []
+        self._closing = [*step, {"type": "finish", "finishReason": "tool-calls"}]
         self.ended = True
         self._in_step = False
-        return [*frames, *self._closing]
+        return [*frames, request, *self._closing]
+
+    def _stands_alone(self, call_id: str) -> bool:
+        """Return whether a tool call is of the last step, and no other in it waits for anything but its result."""
+        beside = (self._of_step & (self._calls.keys() | self._writing.keys())) - self._approved
+        return call_id in self._of_step and beside <= {call_id}
 
     def _decided(self, fields: Fields) -> list[Frame]:
         super()._decided(fields)
@@ -161,14 +178,23 @@ class AiSdk(View):
             return [{"type": "tool-output-denied", "toolCallId": call_id}]
         if made:
             return self._result({"tool_call_id": call_id, "success": True, "output": "approved"})
+        self._approved.add(call_id)
         return []
+
+    def _let_go(self, success: bool, output: str) -> list[Frame]:
+        """Return an end of the approved tools without a result: else the reader would send its answers for ever."""
+        frames: list[Frame] = []
+        for call_id in [call_id for call_id in self._calls if call_id in self._approved]:
+            frames += self._result({"tool_call_id": call_id, "success": success, "output": output})
+        return frames
 
     # --- restarts and ends -------------------------------------------------------------------------------
 
     def _restarted(self, fields: Fields) -> list[Frame]:
-        frames = self._end_step()
+        frames = [*self._let_go(False, "The worker that ran it was lost."), *self._end_step()]
         self._writing.clear()
         self._calls.clear()
+        self._approved.clear()
         if not self._said:
             return frames
         # the SDK cannot take parts back: a reader shows what comes behind this one, and what is kept
@@ -189,12 +215,12 @@ class AiSdk(View):
         return self._finish("stop", {name: fields[name] for name in ("usage", "timing") if name in fields})
 
     def _finish(self, reason: str, metadata: Fields) -> list[Frame]:
-        frames, self.ended = self._end_step(), True
+        frames, self.ended = [*self._let_go(True, "approved"), *self._end_step()], True
         self._closing = [{"type": "finish", "finishReason": reason, "messageMetadata": metadata}]
         return [*frames, *self._closing]
 
     def _stopped(self, reason: str) -> list[Frame]:
-        frames, self.ended = self._end_step(), True
+        frames, self.ended = [*self._let_go(False, "The turn was stopped."), *self._end_step()], True
         self._closing = [{"type": "abort", "reason": reason}, {"type": "finish", "finishReason": "other"}]
         return [*frames, *self._closing]
 
@@ -202,3 +228,11 @@ class AiSdk(View):
         frames, self.ended = self._end_step(), True
         self._closing = [{"type": "error", "errorText": message}]
         return [*frames, *self._closing]
+
+
+def _input_started(call_id: str, name: str) -> Frame:
+    return {"type": "tool-input-start", "toolCallId": call_id, "toolName": name, **_OF_TOOLS}
+
+
+def _input_delta(call_id: str, delta: str) -> Frame:
+    return {"type": "tool-input-delta", "toolCallId": call_id, "inputTextDelta": delta}

@@ -54,7 +54,7 @@ ROUND: Step = ("iteration_start", {"round": 1})
 def verified(frames: list[Frame], known: tuple[str, ...] = ()) -> None:
     """Hold the chunks to what the SDK's reader throws at: an unknown part, a delta before its start."""
     opened: set[str] = set()
-    tools, writing = set(known), set(known)
+    tools, writing = set(known), set[str]()
     assert frames[0]["type"] == "start"
     for frame in frames[1:]:
         kind = frame["type"]
@@ -77,6 +77,21 @@ def verified(frames: list[Frame], known: tuple[str, ...] = ()) -> None:
             assert not opened
             opened.clear()
     assert not opened
+
+
+def last_step(frames: list[Frame]) -> dict[str, str]:
+    """Return what the SDK's reader holds of the tools of the last step: their ids and states."""
+    told: dict[str, str] = {}
+    steps: list[set[str]] = [set()]
+    states = {"tool-input-start": "input-streaming", "tool-input-delta": "input-streaming"}
+    for frame in frames:
+        if frame["type"] == "start-step":
+            steps.append(set())
+        elif "toolCallId" in frame:
+            told[frame["toolCallId"]] = states.get(frame["type"], frame["type"].removeprefix("tool-"))
+            if frame["type"] in {"tool-input-start", "tool-input-available"}:
+                steps[-1].add(frame["toolCallId"])
+    return {call_id: told[call_id] for call_id in steps[-1]}
 
 
 def test_a_turn_of_text_is_one_part_of_one_message() -> None:
@@ -184,6 +199,42 @@ def test_a_restart_says_what_is_void() -> None:
 
 def test_a_restart_before_anything_was_said_says_nothing() -> None:
     assert len(told(("turn_restarted", {"attempt": 2}))) == 1
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [[failed("cancelled")], [DONE], [("turn_restarted", {"attempt": 2}), failed("cancelled")]],
+    ids=["cancelled", "done", "restarted"],
+)
+def test_no_approved_tool_is_left_open_when_its_turn_ends(ending: list[Step]) -> None:
+    """A reader that answers by itself would take the answer for one that was not sent, and send it for ever."""
+    view = AiSdk(R)
+    frames = [*view.begin(), *fed(view, call(), approval(), decided("approved"), *ending)]
+    verified(frames)
+    assert last_step(frames)["c"] in {"output-available", "output-error"}
+
+
+@pytest.mark.parametrize("between", [[], [text("Next: ")]], ids=["at once", "behind a text"])
+def test_what_is_asked_stands_alone_in_the_last_step_when_other_tools_wait(between: list[Step]) -> None:
+    """The SDK sends an answer by itself once every tool of the last step has one, or a result."""
+    view = AiSdk(R)
+    frames = [*view.begin(), *fed(view, ROUND, call("a", x=1), args("{", "b"), call("b", x=2), approval("turn.1", x=1))]
+    assert last_step(frames) == {"turn.1": "approval-request"}
+    frames += fed(view, decided("approved", "turn.1"), result("a"), *between, approval("turn.2", x=2))
+    assert last_step(frames)["turn.2"] == "approval-request"
+    assert set(last_step(frames).values()) <= {"approval-request", "output-available"}
+    frames += fed(view, decided("denied", "turn.2"), result("b", "no", success=False), DONE)
+    verified(frames)
+    assert [frame["toolCallId"] for frame in frames if frame["type"] == "tool-output-error"] == ["b"]
+
+
+def test_a_stream_that_goes_on_has_the_arguments_so_far_again() -> None:
+    """The SDK refuses a piece of arguments whose beginning was in another stream."""
+    view = AiSdk(R)
+    fed(view, args('{"x":'))
+    frames = [*view.begin(), *fed(view, args("1}"), call(x=1))]
+    verified(frames)
+    assert "".join(frame["inputTextDelta"] for frame in frames if frame["type"] == "tool-input-delta") == '{"x":1}'
 
 
 def test_a_stream_that_goes_on_goes_on_with_a_new_part() -> None:
