@@ -60,6 +60,8 @@ MAX_CALLS = 128
 MAX_ARGS = 256 * 1024
 """Characters of one tool call's arguments: as long as a message may be."""
 INSTRUCTIONS = "You are a helpful assistant. Use the tools for arithmetic and for the current time."
+BROKEN = frozenset({"abort", "error", "insufficient_system_resource"})
+"""How an answer that broke off is finished: by vLLM; by Mistral and OpenRouter; by DeepSeek."""
 CUT = "\n\n[The answer reached the model's length limit. Ask it to go on.]"
 
 _log = structlog.get_logger("worker.agents.openai")
@@ -227,10 +229,20 @@ class _Round:
         self._model = ""
 
     def feed(self, chunk: ChatCompletionChunk) -> Iterator[AgentEvent]:
-        """Take one chunk and yield what it adds."""
+        """Take one chunk and yield what it adds.
+
+        Raises:
+            AgentError: when it is JSON of another form, as a proxy or a failing endpoint may send it.
+        """
+        try:
+            yield from self._feed(chunk)
+        except (AttributeError, TypeError, ValueError) as error:  # the SDK does not check what it reads
+            raise provider_error("provider_unavailable") from error
+
+    def _feed(self, chunk: ChatCompletionChunk) -> Iterator[AgentEvent]:
         self._model = chunk.model or self._model
         if chunk.usage:
-            self._usage = (chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
+            self._usage = (int(chunk.usage.prompt_tokens or 0), int(chunk.usage.completion_tokens or 0))
         for choice in chunk.choices or ():
             self.finish_reason = choice.finish_reason or self.finish_reason
             if choice.delta:
@@ -272,7 +284,7 @@ class _Round:
         """
         if self.finish_reason == "content_filter":
             raise provider_error("content_filter")
-        if self.finish_reason is None:
+        if self.finish_reason is None or self.finish_reason in BROKEN:
             raise provider_error("provider_unavailable")
         if self.finish_reason == "length" and not self.calls:
             yield Text(CUT, self.number)

@@ -426,6 +426,23 @@ async def test_an_answer_cut_by_the_length_limit_says_so(provider: Provider) -> 
         (stream({"error": {"message": SECRET, "type": "server_error"}}), "provider_unavailable", True, None),
         (stream(chunk(content="a"), chunk("content_filter")), "content_filter", False, None),
         (stream(chunk(content="broken off")), "provider_unavailable", True, None),
+        *(
+            (stream(chunk(content="half"), chunk(reason)), "provider_unavailable", True, None)
+            for reason in sorted(module.BROKEN)
+        ),
+        *(
+            (stream(json.dumps(form)), "provider_unavailable", True, None)
+            for form in (
+                None,
+                SECRET,
+                [SECRET],
+                {"choices": [None]},
+                {"choices": [{"delta": SECRET}]},
+                {"choices": [{"delta": {"content": {"text": SECRET}}}]},
+                {"choices": [{"delta": {"tool_calls": [None]}}]},
+                {"choices": [], "usage": {"prompt_tokens": SECRET}},
+            )
+        ),
         (stream("{no json " + SECRET), "provider_unavailable", True, None),
     ],
 )
