@@ -273,10 +273,12 @@ async def test_interrupts_of_branches_are_asked_one_after_the_other() -> None:
     assert sorted(words(await attempts.run("x", "y")).split()) == ["a=x", "b=y"]
 
 
-def refused(kind: Any, status: int) -> Exception:
-    request: Any = httpx.Request("POST", "http://127.0.0.1/secret")
-    response: Any = httpx.Response(status, request=request, headers={"retry-after": "2"})
-    error: Exception = kind("sk-secret", response=response, body=None)
+REQUEST: Any = httpx.Request("POST", "http://127.0.0.1/secret")
+
+
+def refused(kind: Any, status: int, code: str = "") -> Exception:
+    response: Any = httpx.Response(status, request=REQUEST, headers={"retry-after": "2"})
+    error: Exception = kind("sk-secret", response=response, body={"code": code})
     return error
 
 
@@ -287,8 +289,14 @@ def refused(kind: Any, status: int) -> Exception:
         (refused(openai.AuthenticationError, 401), "auth", None),
         (refused(openai.InternalServerError, 502), "provider_unavailable", 2000),
         (refused(openai.BadRequestError, 400), "invalid_request", None),
-        (openai.APITimeoutError(refused(openai.NotFoundError, 404).request), "provider_timeout", None),  # type: ignore[attr-defined]
-        (openai.APIConnectionError(request=refused(openai.NotFoundError, 404).request), "provider_unavailable", None),  # type: ignore[attr-defined]
+        (refused(openai.BadRequestError, 400, "context_length_exceeded"), "context_length", None),
+        (refused(openai.BadRequestError, 400, "content_filter"), "content_filter", None),
+        (refused(openai.RateLimitError, 429, "insufficient_quota"), "quota_exceeded", None),
+        (refused(openai.APIStatusError, 402), "quota_exceeded", None),
+        (openai.APIError("sk-secret", REQUEST, body={"code": "rate_limit_exceeded"}), "rate_limited", None),
+        (openai.APIError("sk-secret", REQUEST, body=None), "provider_unavailable", None),
+        (openai.APITimeoutError(REQUEST), "provider_timeout", None),
+        (openai.APIConnectionError(request=REQUEST), "provider_unavailable", None),
     ],
 )
 async def test_each_failure_of_a_model_has_its_type_and_none_of_its_text(
