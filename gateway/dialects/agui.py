@@ -43,7 +43,7 @@ class AgUi(View):
         self._parent = ""
         """The message that tool calls of this round belong to."""
         self._pieces: list[tuple[int, str, str, Any]] = []
-        """What the turn has said: offset, kind, id of the message, and the piece."""
+        """What the turn has said: offset (0 in a snapshot), kind, id of the message, and the piece."""
 
     # --- the stream --------------------------------------------------------------------------------------
 
@@ -200,9 +200,8 @@ class AgUi(View):
 
     def _restarted(self, fields: Fields) -> list[Frame]:
         frames = self._close()
-        kept = fields.get("kept_offset", 0)
-        had = len(self._pieces)
-        self._pieces = [piece for piece in self._pieces if piece[0] <= kept]
+        had = self._pieces
+        self._pieces = self._kept(fields)
         standing = {piece[3]["tool_call_id"]: piece[3] for piece in self._pieces if piece[1] == "call"}
         self._done = {piece[2] for piece in self._pieces if piece[1] == "result"}
         self._calls = {
@@ -211,9 +210,28 @@ class AgUi(View):
             if call_id not in self._done
         }
         self._parent = ""
-        if len(self._pieces) < had:
+        if self._pieces != had:
             frames.append(self._snapshot())
         return frames
+
+    def _kept(self, fields: Fields) -> list[tuple[int, str, str, Any]]:
+        """Return the pieces that a restart leaves standing.
+
+        What a snapshot told has no offsets: its text stands as far as it is kept, and so do the tools that have run.
+        """
+        if "kept_offset" not in fields:
+            return []
+        kept = []
+        for piece in self._pieces:
+            offset, kind, message_id, said = piece
+            if offset or kind == "reasoning":
+                if offset <= fields["kept_offset"]:
+                    kept.append(piece)
+            elif kind == "text":
+                kept.append((offset, kind, message_id, said[: fields["kept_text"]]))
+            elif said["tool_call_id"] in self._done:
+                kept.append(piece)
+        return kept
 
     def _snapshot(self) -> Frame:
         """Return MESSAGES_SNAPSHOT: what the client has without what is void."""

@@ -18,7 +18,7 @@ from gateway.auth import Identity
 from gateway.degraded import Degraded
 from gateway.dialects.view import Frame, View
 from gateway.metrics import Metrics
-from gateway.payloads import ThreadSubscribe
+from gateway.payloads import QueueStatus, ThreadSubscribe
 from gateway.streams import Stream
 from gateway.verbs import Ack, Verbs
 
@@ -63,6 +63,8 @@ class Feed:
         self._cursor = cursor
         self._behind = behind
         self._history: list[Event] = []
+        self._waits = False
+        """Whether the turn waits in a lane, and the log does not hold that any more."""
         self._at = (place.epoch, place.offset - 1)
 
     async def join(self) -> tuple[Stream, Ack]:
@@ -72,24 +74,39 @@ class Feed:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        found = await self._verbs.since(self._identity, self._place.thread_id, *self._at)
-        asked = ThreadSubscribe(thread_id=self._place.thread_id)
-        if found is not None:
-            self._at, self._history = found
-            asked = ThreadSubscribe(thread_id=self._place.thread_id, epoch=self._at[0], after=self._at[1])
-        stream = Stream(self._verbs, self._metrics, self._degraded, self._identity, asked)
-        joined = await stream.join()
-        if found is None and not joined.get("snapshot"):
-            stream.leave()
-            raise NotFound("the log does not hold this turn any more; read the thread's history")
-        return stream, joined
+        while True:
+            found = await self._verbs.since(self._identity, self._place.thread_id, *self._at)
+            asked = ThreadSubscribe(thread_id=self._place.thread_id)
+            if found is not None:
+                self._at, self._history = found
+                asked = ThreadSubscribe(thread_id=self._place.thread_id, epoch=self._at[0], after=self._at[1])
+            waited = found is None and await self._is_in_a_lane()
+            stream = Stream(self._verbs, self._metrics, self._degraded, self._identity, asked)
+            joined = await stream.join()
+            if found is None and not joined.get("snapshot"):
+                stream.leave()
+                raise NotFound("the log does not hold this turn any more; read the thread's history")
+            if not waited:
+                return stream, joined
+            try:
+                self._waits = await self._is_in_a_lane()
+            except BaseException:
+                stream.leave()
+                raise
+            if self._waits:
+                return stream, joined
+            stream.leave()  # it began or was removed meanwhile, before the snapshot or behind it
+
+    async def _is_in_a_lane(self) -> bool:
+        status = await self._verbs.queue_status(self._identity, QueueStatus(thread_id=self._place.thread_id))
+        return any(item["item_id"] == self._place.request_id for lane in status["lanes"].values() for item in lane)
 
     async def frames(self, stream: Stream, joined: Ack) -> AsyncGenerator[ServerSentEvent]:
         """Yield the view's frames, to the end of the turn or to a question that waits for a person."""
         async with aclosing(stream.received()) as events:
             if "snapshot" in joined:
                 place = f"{joined['epoch']}:{joined['offset']}"
-                past = _sent([*self._view.begin(), *self._view.adopt(joined["snapshot"])], place)
+                past = _sent([*self._view.begin(), *self._view.adopt(joined["snapshot"], waits=self._waits)], place)
             else:
                 past = self._past()
             for sent in past:

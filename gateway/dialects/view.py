@@ -72,17 +72,22 @@ class View(ABC):
         """Take the ids of questions that are decided: they end no stream."""
         self._settled |= approvals
 
-    def adopt(self, snapshot: Fields) -> list[Frame]:
-        """Return the frames of a snapshot, in place of events that the log does not hold any more."""
+    def adopt(self, snapshot: Fields, *, waits: bool = False) -> list[Frame]:
+        """Return the frames of a snapshot, in place of events that the log does not hold any more.
+
+        Args:
+            snapshot: of the thread.
+            waits: whether the turn waits in a lane; of that a snapshot says nothing.
+        """
         turns = [turn for turn in (snapshot["turn"], *snapshot["parallel"]) if turn]
         turn = next((turn for turn in turns if turn["request_id"] == self._request_id), None)
         if turn is None:
             said = [message for message in snapshot["messages"] if message["request_id"] == self._request_id]
             answer = next((message for message in said if message["role"] == "assistant"), None)
-            return self._over(answer)
+            return [] if waits and answer is None else self._over(answer)
         frames = self._so_far(turn)
         for approval in turn["approvals"]:
-            if approval["state"] == "pending":
+            if approval["state"] == "pending" and not self.ended:  # the others are told when this one is answered
                 frames += self._asked(approval)
         return frames
 

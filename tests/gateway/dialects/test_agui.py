@@ -262,6 +262,28 @@ def test_a_snapshot_of_a_turn_that_waits_asks_again() -> None:
     assert frames[-1]["outcome"]["interrupts"][0]["id"] == "turn.a"
 
 
+def test_a_snapshot_of_a_turn_that_asks_several_things_has_one_end() -> None:
+    pending = [{"state": "pending", **approval(f"turn.{number}")[1]} for number in range(2)]
+    view = AgUi("t", "run", R)
+    verified([*view.begin(), *view.adopt({"turn": {**TURN, "approvals": pending}, "parallel": [], "messages": []})])
+
+
+def test_a_restart_takes_back_what_a_snapshot_said() -> None:
+    view = AgUi("t", "run", R)
+    view.adopt({"turn": TURN, "parallel": [], "messages": []})
+    [snapshot] = view.feed("turn_restarted", {"request_id": R, "offset": 9, "attempt": 2})
+    assert snapshot["messages"] == []
+
+
+def test_a_restart_that_keeps_a_part_of_a_snapshot_takes_back_the_rest() -> None:
+    view = AgUi("t", "run", R)
+    view.adopt({"turn": TURN, "parallel": [], "messages": []})
+    restart = {"request_id": R, "offset": 9, "attempt": 2, "kept_offset": 5, "kept_text": 2}
+    [snapshot] = view.feed("turn_restarted", restart)
+    assert [message.get("content") for message in snapshot["messages"]] == ["Hm", None, "3", "so"]
+    assert [call["id"] for call in snapshot["messages"][1]["toolCalls"]] == ["a"]
+
+
 @pytest.mark.parametrize(("more", "outcome"), [({}, "success"), ({"interrupted": True}, "cancelled")])
 def test_a_snapshot_without_the_turn_has_its_answer(more: Any, outcome: str) -> None:
     frames = AgUi("t", "run", R).adopt(ended(**more))

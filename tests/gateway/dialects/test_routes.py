@@ -268,6 +268,29 @@ async def test_a_turn_that_the_log_lost_is_told_from_a_snapshot(gateway_settings
         assert text(await run(http, "/v1/ai/chat", chat("t", words("3"), trigger="submit-message"))) == "0 1 2 "
 
 
+@pytest.mark.parametrize("dialect", ["agui", "ai/chat"])
+async def test_a_message_that_waits_goes_on_waiting_when_the_log_lost_it(gateway_settings: Make, dialect: str) -> None:
+    """A snapshot does not say what waits: that the turn is not in it does not mean that it has ended."""
+    settings, release = gateway_settings(), asyncio.Event()
+
+    async def slow(turn: Turn) -> AsyncIterator[str]:
+        if turn.message == "slow":
+            await release.wait()
+        yield turn.message
+
+    bodies = {
+        "agui": agui("t", "next", "run-2", forwardedProps={"queue_mode": "followup"}),
+        "ai/chat": chat("t", words("next"), queue_mode="followup"),
+    }
+    async with serving(settings) as node, working(settings, slow), httpx.AsyncClient(base_url=node.url) as http:
+        await http.post("/v1/threads/t/turns", json={"message": "slow"})
+        await run(http, f"/v1/{dialect}", bodies[dialect], until="CUSTOM" if dialect == "agui" else "data-queued")
+        await node.backplane.redis.xtrim(node.backplane.keys.thread(ThreadRef("default", "t")).log, maxlen=0)
+        async with http.stream("POST", f"/v1/{dialect}", json=bodies[dialect]) as response:
+            release.set()
+            assert text(await frames_of(response)) == "next"
+
+
 async def test_only_the_owner_may(gateway_settings: Make) -> None:
     """Another's thread looks like none, and nobody without a token gets in."""
     settings = gateway_settings(jwt_secret=SECRET)
