@@ -9,7 +9,7 @@ Source: https://docs.langchain.com/oss/python/langgraph/streaming, …/interrupt
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict
 from typing import Any
@@ -146,7 +146,7 @@ class _Run:
     async def _superstep(self, given: Any, told: _Told) -> None:
         async def advance() -> Any:
             told.said.clear()
-            stream = self._graph.astream(
+            stream: Any = self._graph.astream(
                 given,
                 self._config,
                 stream_mode=["messages", "updates"],
@@ -155,9 +155,10 @@ class _Run:
                 durability="sync",
                 **self._options,
             )
-            async for _, mode, data in stream:
-                for event in told.feed(mode, data):
-                    await self.turn.say(event)
+            async with aclosing(stream):  # and with it end the nodes that still run
+                async for _, mode, data in stream:
+                    for event in told.feed(mode, data):
+                        await self.turn.say(event)
             return {
                 "news": self._checkpoints.news(),
                 "told": told.record(),

@@ -10,8 +10,8 @@ https://openai.github.io/openai-agents-python/human_in_the_loop/
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from inspect import isawaitable
@@ -323,9 +323,10 @@ class _RecordedModel(Model):
 
     async def _streamed(self, answer: _Answer, asked: tuple[Any, ...], further: dict[str, Any]) -> None:
         try:
-            async for event in self._model.stream_response(*asked, **further):
-                for piece in answer.feed(event):
-                    await self._run.turn.say(piece)
+            async with _closing(self._model.stream_response(*asked, **further)) as stream:
+                async for event in stream:
+                    for piece in answer.feed(event):
+                        await self._run.turn.say(piece)
         except openai.OpenAIError as error:
             if answer.begun:  # the SDK must not try again: its words would come twice
                 raise as_agent_error(error) from error
@@ -334,6 +335,16 @@ class _RecordedModel(Model):
     def stream_response(self, *asked: Any, **further: Any) -> AsyncIterator[Any]:
         """Stream from the model that was given; only an agent that runs as a tool asks for it."""
         return self._model.stream_response(*asked, **further)
+
+
+@asynccontextmanager
+async def _closing(stream: AsyncIterator[Any]) -> AsyncIterator[AsyncIterator[Any]]:
+    """Close a model's stream at the end of the block, and with it its connection: also when its turn is cancelled."""
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
 
 
 class _Answer:

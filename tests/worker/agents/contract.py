@@ -12,7 +12,7 @@ from tests.support.attempts import Attempts
 from tests.support.threads import Thread
 from tests.support.waiting import wait_until
 from tests.support.working import working
-from worker.turn import Agent, AgentError
+from worker.turn import Agent, AgentError, AgentEvent, Text, Turn, Unlinked
 
 
 async def failure(agent: Agent) -> tuple[str, int | None]:
@@ -112,6 +112,23 @@ class Work:
             await asyncio.Event().wait()
         finally:
             self.stopped.set()
+
+
+class _Full(Unlinked):
+    async def say(self, event: str | AgentEvent) -> None:
+        """Take no word, as when an answer has grown too long."""
+        if isinstance(event, Text):
+            raise AgentError("full", error_type="answer_too_large")
+
+
+async def stopped_by_a_word(work: Work, agent: Agent) -> None:
+    """Let a turn fail at the first word that its model says, before this work: nothing of it is left behind."""
+    turn = Turn("t1", "r1", "default", "ada", "go", [], link=_Full())
+    with pytest.raises(AgentError) as caught:
+        async for _ in agent(turn):
+            pass
+    assert caught.value.error_type == "answer_too_large"
+    assert work.stopped.is_set()
 
 
 async def stopped_at(work: Work, open_backplane: Any, agent: Agent) -> None:

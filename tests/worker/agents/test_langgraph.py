@@ -20,7 +20,7 @@ from langgraph.types import Send, interrupt
 from pydantic import PrivateAttr
 
 from tests.support.attempts import Attempts, all_of, words
-from tests.worker.agents.contract import Work, failure, parked_and_finished_elsewhere, stopped_at
+from tests.worker.agents.contract import Work, failure, parked_and_finished_elsewhere, stopped_at, stopped_by_a_word
 from worker.agents.langgraph import current_turn, make_agent
 from worker.turn import (
     AgentError,
@@ -317,6 +317,26 @@ async def test_a_limit_of_supersteps_ends_the_turn() -> None:
         await Attempts(make_agent(react(script, add), lambda turn: {"config": {"recursion_limit": 4}})).run()
     assert caught.value.error_type == "max_iterations"
     assert len(script.told) <= 3
+
+
+async def test_a_turn_that_fails_at_a_word_ends_the_nodes() -> None:
+    stuck = Work()
+
+    class Streams(Script):
+        async def _astream(self, *args: Any, **further: Any) -> AsyncIterator[Any]:
+            yield ChatGenerationChunk(message=AIMessageChunk(content="Well, "))
+            await stuck()
+
+    graph = react(Streams(answers=[]))
+    kept: list[Any] = []  # so that no collector closes it
+
+    class Kept(type(graph)):  # type: ignore[misc]
+        def astream(self, *args: Any, **further: Any) -> Any:
+            kept.append(super().astream(*args, **further))
+            return kept[-1]
+
+    graph.__class__ = Kept
+    await stopped_by_a_word(stuck, make_agent(graph))
 
 
 # --- on a real worker ----------------------------------------------------------------------------------

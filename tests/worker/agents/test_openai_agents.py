@@ -27,7 +27,7 @@ from agents import (
 from agents.models.interface import Model, ModelProvider
 from agents.run import CallModelData, ModelInputData
 from agents.testing import ModelCall, ModelStep, ScriptedModel, assistant_message, function_call
-from openai.types.responses import ResponseReasoningItem
+from openai.types.responses import ResponseReasoningItem, ResponseTextDeltaEvent
 from openai.types.responses.response_reasoning_item import Summary
 from pydantic import BaseModel
 
@@ -39,6 +39,7 @@ from tests.worker.agents.contract import (
     parked_and_finished_elsewhere,
     results_stand_once,
     stopped_at,
+    stopped_by_a_word,
 )
 from worker.agents.openai_agents import make_agent
 from worker.turn import (
@@ -318,6 +319,24 @@ async def test_a_limit_of_rounds_and_a_guardrail_end_the_turn() -> None:
         with pytest.raises(AgentError) as caught:
             await Attempts(agent).run()
         assert caught.value.error_type == error_type
+
+
+async def test_a_turn_that_fails_at_a_word_closes_the_model_s_stream() -> None:
+    stuck = Work()
+
+    async def stream() -> AsyncIterator[Any]:
+        try:
+            yield ResponseTextDeltaEvent.model_construct(type="response.output_text.delta", delta="Well, ")
+            await stuck()
+        finally:
+            stuck.stopped.set()
+
+    class Streams(ScriptedModel):
+        def stream_response(self, *asked: Any, **further: Any) -> AsyncIterator[Any]:
+            self.streaming = stream()  # kept, so that no collector closes it
+            return self.streaming
+
+    await stopped_by_a_word(stuck, adapted(Agent("a", model=Streams())))
 
 
 # --- on a real worker ----------------------------------------------------------------------------------
