@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import type { ThreadSummary } from "@threadline/client";
 import { useClient } from "@threadline/client/react";
 import { Where } from "./connection.js";
@@ -22,6 +22,10 @@ interface SidebarProps {
 /** Every thread of the person, and the ways to the rest of the page. */
 export function Sidebar({ threads, chosen, place, onBegin, onSearch, onLeave }: SidebarProps) {
   const [going, setGoing] = useState<ThreadSummary | null>(null);
+  const [naming, setNaming] = useState<string | null>(null);
+  const rows = useRef(threads.all);
+  // the list stands still while a title is typed in it: a field that is moved is left, and half a title would count
+  if (naming === null) rows.current = threads.all;
   return (
     <aside class="sidebar" aria-label="Threads">
       <header>
@@ -37,11 +41,13 @@ export function Sidebar({ threads, chosen, place, onBegin, onSearch, onLeave }: 
         <Plus size={16} /> New thread <kbd>Ctrl ⇧ O</kbd>
       </button>
       <nav class="threads" aria-label="Threads">
-        {threads.all.map((one) => (
+        {rows.current.map((one) => (
           <Row
             key={one.thread_id}
             thread={one}
             chosen={one.thread_id === chosen}
+            naming={one.thread_id === naming}
+            onNaming={(begun) => setNaming(begun ? one.thread_id : null)}
             onDelete={() => setGoing(one)}
             onRenamed={threads.refresh}
           />
@@ -95,18 +101,20 @@ const STATES: Readonly<Record<string, string>> = {
 interface RowProps {
   readonly thread: ThreadSummary;
   readonly chosen: boolean;
+  /** Whether its title is being typed. */
+  readonly naming: boolean;
+  readonly onNaming: (begun: boolean) => void;
   readonly onDelete: () => void;
   readonly onRenamed: () => void;
 }
 
-function Row({ thread, chosen, onDelete, onRenamed }: RowProps) {
-  const [naming, setNaming] = useState(false);
+function Row({ thread, chosen, naming, onNaming, onDelete, onRenamed }: RowProps) {
   const client = useClient();
   const doing = useDoing();
   const { thread_id, title, preview, role, state, active } = thread;
   if (naming) {
     const rename = (given: string): void => {
-      setNaming(false);
+      onNaming(false);
       const name = given.trim();
       if (!name || name === title) return;
       void doing(() => client.thread(thread_id).rename(name)).then(onRenamed);
@@ -154,7 +162,7 @@ function Row({ thread, chosen, onDelete, onRenamed }: RowProps) {
         </bdi>
       </a>
       <span class="acts">
-        <button type="button" class="quiet" aria-label="Rename" title="Rename" onClick={() => setNaming(true)}>
+        <button type="button" class="quiet" aria-label="Rename" title="Rename" onClick={() => onNaming(true)}>
           <Pencil size={14} />
         </button>
         <button type="button" class="quiet" aria-label="Delete" title="Delete" onClick={onDelete}>
