@@ -24,12 +24,15 @@ export function Markdown({ text }: { readonly text: string }) {
   );
 }
 
-/** Levels of quotes, lists and emphasis that are drawn; the stack of a browser ends before 600. */
-const DEEPEST = 50;
+/**
+ * Levels of quotes and lists that are drawn, and of emphasis in each: for more there is no room on a phone. The stack of
+ * a browser ends before 600.
+ */
+const DEEPEST = 10;
 
 interface Nested {
   readonly token: Token;
-  /** Its level: 1 for a block of the text itself. */
+  /** Its level: 1 for a block of the text itself, and for a word of a block. */
   readonly depth: number;
 }
 
@@ -44,11 +47,11 @@ function block(token: Token, depth: number): ComponentChildren {
   if (depth > DEEPEST) return <AsItStands token={token} />;
   switch (token.type) {
     case "heading":
-      return heading(token as Tokens.Heading, depth);
+      return heading(token as Tokens.Heading);
     case "paragraph":
-      return <p>{inline(token.tokens, depth)}</p>;
+      return <p>{inline(token.tokens)}</p>;
     case "text":
-      return token.tokens ? inline(token.tokens, depth) : decoded(token.text);
+      return token.tokens ? inline(token.tokens) : decoded(token.text);
     case "code":
       return <Code text={token.text} language={token.lang ?? ""} />;
     case "blockquote":
@@ -56,7 +59,7 @@ function block(token: Token, depth: number): ComponentChildren {
     case "list":
       return list(token as Tokens.List, depth);
     case "table":
-      return table(token as Tokens.Table, depth);
+      return table(token as Tokens.Table);
     case "hr":
       return <hr />;
     case "space":
@@ -75,9 +78,9 @@ function AsItStands({ token }: { readonly token: Token }) {
 const blocks = (tokens: readonly Token[] | undefined, depth: number): ComponentChildren =>
   tokens?.map((token, at) => <Block key={at} token={token} depth={depth + 1} />);
 
-function heading(token: Tokens.Heading, depth: number): ComponentChildren {
+function heading(token: Tokens.Heading): ComponentChildren {
   const Level = `h${Math.min(6, token.depth + 2)}` as "h3"; // below the page's own
-  return <Level>{inline(token.tokens, depth)}</Level>;
+  return <Level>{inline(token.tokens)}</Level>;
 }
 
 function list(token: Tokens.List, depth: number): ComponentChildren {
@@ -90,10 +93,10 @@ function list(token: Tokens.List, depth: number): ComponentChildren {
   return token.ordered ? <ol start={Number(token.start) || 1}>{items}</ol> : <ul>{items}</ul>;
 }
 
-function table(token: Tokens.Table, depth: number): ComponentChildren {
+function table(token: Tokens.Table): ComponentChildren {
   const cell = (Cell: "th" | "td", one: Tokens.TableCell, at: number) => (
     <Cell key={at} class={one.align ? `align-${one.align}` : undefined}>
-      {inline(one.tokens, depth)}
+      {inline(one.tokens)}
     </Cell>
   );
   return (
@@ -112,8 +115,8 @@ function table(token: Tokens.Table, depth: number): ComponentChildren {
   );
 }
 
-/** Draw the words inside something of this depth. */
-function inline(tokens: readonly Token[] | undefined, depth: number): ComponentChildren {
+/** Draw the words of a block, or of something of this depth in it. */
+function inline(tokens: readonly Token[] | undefined, depth = 0): ComponentChildren {
   return tokens?.map((token, at) => <Inline key={at} token={token} depth={depth + 1} />);
 }
 

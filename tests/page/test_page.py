@@ -187,6 +187,12 @@ async def test_an_answer_that_is_nested_too_deep_is_shown_as_it_stands(tab: Tab,
         for words in ("The top.", "the bottom", "The end."):
             await expect(tab.page.locator(LAST).last).to_contain_text(words)
         await tab.page.reload()
+    await tab.page.set_viewport_size({"width": 375, "height": 800})
+    await expect(tab.page.locator(LAST).last).to_contain_text("The end.")
+    deepest = await tab.page.locator(LAST).last.get_by_text("the bottom").bounding_box()
+    assert deepest is not None
+    assert deepest["width"] > 80, "there is no room for a word"
+    assert deepest["x"] + deepest["width"] <= 375, "it is out of sight"
     assert tab.problems == []
 
 
