@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import asdict
 
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
@@ -53,6 +54,7 @@ class Dialects:
 
     async def _agui_run(self, request: Request) -> Response:
         identity = await self._http.who(request)
+        _cursor(request)  # refused before anything is changed
         asked = inputs.from_agui(await self._http.body(request))
         place = await self._placed(identity, asked)
         view = AgUi(place.thread_id, asked.run_id, place.request_id, asked.messages)
@@ -73,6 +75,7 @@ class Dialects:
 
     async def _ai_chat(self, request: Request) -> Response:
         identity = await self._http.who(request)
+        _cursor(request)
         asked = inputs.from_aisdk(await self._http.body(request))
         place = await self._placed(identity, asked)
         return await self._followed(request, identity, place, AiSdk(place.request_id), asked, ai_sdk=True)
@@ -94,12 +97,13 @@ class Dialects:
             start = payloads.read(payloads.ChatStart, asked.start, self._settings)
             ack = await self._verbs.start(identity, start, client_id="http", member=None)
             return Place(ack["thread_id"], ack["epoch"], ack["request_id"], ack["offset"])
-        thread_id = ""
-        for answer in asked.decided:
-            given = {"thread_id": asked.thread_id, "approval_id": answer.approval_id, "decision": answer.decision}
-            decide = payloads.read(payloads.ApprovalDecide, given, self._settings)
+        decisions = [  # all of them are looked at before the first one counts
+            payloads.read(payloads.ApprovalDecide, {"thread_id": asked.thread_id, **asdict(answer)}, self._settings)
+            for answer in asked.decided
+        ]
+        for decide in decisions:
             await self._verbs.decide(identity, decide)
-            thread_id = decide.thread_id
+        thread_id = decisions[0].thread_id
         request_id = asked.decided[-1].approval_id.partition(".")[0]
         found = await self._verbs.beginning(identity, thread_id, request_id)
         if found is None:

@@ -268,6 +268,20 @@ async def test_a_turn_that_the_log_lost_is_told_from_a_snapshot(gateway_settings
         assert text(await run(http, "/v1/ai/chat", chat("t", words("3"), trigger="submit-message"))) == "0 1 2 "
 
 
+async def test_a_cursor_or_one_of_several_answers_that_is_malformed_changes_nothing(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, asking), httpx.AsyncClient(base_url=node.url) as http:
+        for url, body in (("/v1/agui", agui("t", "go")), ("/v1/ai/chat", chat("t", words("go")))):
+            assert (await http.post(url, json=body, headers={"Last-Event-ID": "nonsense"})).status_code == 400
+            assert (await http.get("/v1/threads/t")).status_code == 404, "no turn was begun"
+        frames = await run(http, "/v1/agui", agui("t", "go"))
+        approval = frames[-1][1]["outcome"]["interrupts"][0]["id"]
+        resume = [{"interruptId": approval, "payload": True}, {"interruptId": "a b", "payload": True}]
+        assert (await http.post("/v1/agui", json=agui("t", "go", "run-2", resume=resume))).status_code == 400
+        [asked] = (await http.get("/v1/threads/t")).json()["turn"]["approvals"]
+        assert asked["state"] == "pending"
+
+
 @pytest.mark.parametrize("dialect", ["agui", "ai/chat"])
 async def test_a_message_that_waits_goes_on_waiting_when_the_log_lost_it(gateway_settings: Make, dialect: str) -> None:
     """A snapshot does not say what waits: that the turn is not in it does not mean that it has ended."""
