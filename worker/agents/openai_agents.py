@@ -39,7 +39,7 @@ from pydantic_core import to_jsonable_python
 from backplane.events import dumps
 from worker.agents.history import as_model_reads
 from worker.agents.openai_errors import as_agent_error
-from worker.agents.provider_errors import provider_error
+from worker.agents.provider_errors import provider_error, type_by_words
 from worker.agents.records import recorded, said_before, tool_step
 from worker.agents.words import as_text, refusal
 from worker.turn import (
@@ -375,8 +375,14 @@ class _Answer:
                 self._items.append(item)
             case responses.ResponseCompletedEvent() | responses.ResponseIncompleteEvent():
                 self._response = event.response
-            case responses.ResponseFailedEvent() | responses.ResponseErrorEvent():
-                raise provider_error("provider_unavailable")
+                cause = event.response.incomplete_details
+                if cause is not None and cause.reason == "content_filter":
+                    raise provider_error("content_filter")
+            case responses.ResponseFailedEvent():
+                told = event.response.error
+                raise provider_error(type_by_words(told.code, "", told.message) if told else "provider_unavailable")
+            case responses.ResponseErrorEvent():
+                raise provider_error(type_by_words(event.code or "", "", event.message))
             case _:
                 return
         self.begun = True

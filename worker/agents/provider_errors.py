@@ -100,7 +100,7 @@ _BY_WORD = (
     (re.compile(r"insufficient_quota|billing_hard_limit", re.IGNORECASE), "quota_exceeded"),
     (re.compile(r"rate[_ ]limit|too many requests", re.IGNORECASE), "rate_limited"),
     (re.compile(r"context[ _](?:length|window|size)|prompt is too long", re.IGNORECASE), "context_length"),
-    (re.compile(r"content_filter|content_policy|responsible_?ai", re.IGNORECASE), "content_filter"),
+    (re.compile(r"content_filter|content_policy|policy_violation|responsible_?ai", re.IGNORECASE), "content_filter"),
     (re.compile(r"invalid_api_key|api key not valid|authentication_error|permission_denied", re.IGNORECASE), "auth"),
     (re.compile(r"model_not_found", re.IGNORECASE), "model_not_found"),
 )

@@ -27,7 +27,16 @@ from agents import (
 from agents.models.interface import Model, ModelProvider
 from agents.run import CallModelData, ModelInputData
 from agents.testing import ModelCall, ModelStep, ScriptedModel, assistant_message, function_call
-from openai.types.responses import ResponseReasoningItem, ResponseTextDeltaEvent
+from openai.types.responses import (
+    Response,
+    ResponseError,
+    ResponseErrorEvent,
+    ResponseFailedEvent,
+    ResponseIncompleteEvent,
+    ResponseReasoningItem,
+    ResponseTextDeltaEvent,
+)
+from openai.types.responses.response import IncompleteDetails
 from openai.types.responses.response_reasoning_item import Summary
 from pydantic import BaseModel
 
@@ -304,6 +313,33 @@ async def test_a_stream_that_breaks_off_is_unavailable() -> None:
     with pytest.raises(AgentError) as caught:
         await Attempts(adapted(Agent("a", model=model(ModelStep.stream(nothing))))).run()
     assert caught.value.error_type == "provider_unavailable"
+
+
+def ends(kind: type, reason: str | None = None, code: str | None = None) -> Any:
+    """Return an event that ends a stream of the Responses API without an answer."""
+    cause = IncompleteDetails.model_construct(reason=reason) if reason else None
+    error = ResponseError.model_construct(code=code, message="sk-secret") if code else None
+    response = Response.model_construct(id="r", output=[], usage=None, incomplete_details=cause, error=error)
+    return kind.model_construct(response=response, code=code, message="sk-secret")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("end", "error_type"),
+    [
+        (ends(ResponseIncompleteEvent, reason="content_filter"), "content_filter"),
+        (ends(ResponseFailedEvent, code="rate_limit_exceeded"), "rate_limited"),
+        (ends(ResponseFailedEvent, code="image_content_policy_violation"), "content_filter"),
+        (ends(ResponseFailedEvent, code="server_error"), "provider_unavailable"),
+        (ends(ResponseFailedEvent), "provider_unavailable"),
+        (ends(ResponseErrorEvent, code="insufficient_quota"), "quota_exceeded"),
+        (ends(ResponseErrorEvent), "provider_unavailable"),
+    ],
+)
+async def test_a_stream_that_ends_without_an_answer_says_why(end: Any, error_type: str) -> None:
+    async def stream(call: ModelCall) -> AsyncIterator[Any]:
+        yield end
+
+    assert await failure(adapted(Agent("a", model=model(ModelStep.stream(stream))))) == (error_type, None)
 
 
 async def test_a_limit_of_rounds_and_a_guardrail_end_the_turn() -> None:
