@@ -54,6 +54,8 @@ _OLD = "thread:"
 """How the ids of the history's answers begin: a node that returns them says nothing new."""
 MAX_SUPERSTEPS = 100
 """Supersteps of one turn, when neither the graph nor the options name a `recursion_limit`."""
+FILTERED = frozenset({"content_filter", "refusal", "SAFETY", "BLOCKLIST", "PROHIBITED_CONTENT"})
+"""How an answer that the provider has stopped is finished: by OpenAI; by Anthropic; by Google."""
 _Graph = Pregel[Any, Any, Any, Any]
 _KINDS = {kind.__name__: kind for kind in (Iteration, Text, Thinking, ToolArgs, ToolCall, ToolResult)}
 
@@ -105,10 +107,27 @@ def make_agent(
         with _errors():
             values = await run.finished(given(turn))
         yield run.usage
+        _check(values, run.spoken)
         if not run.spoken:
             yield as_text(values)
 
     return answer
+
+
+def _check(values: Any, spoken: bool) -> None:
+    """Raise when the answer of the model that ends a run is none: its state is nothing that a person should read.
+
+    Raises:
+        AgentError: `content_filter` when the provider has stopped it, `invalid_response` when nothing was said at all.
+    """
+    said = values.get("messages") if isinstance(values, dict) else None
+    last = said[-1] if isinstance(said, list) and said else None
+    if not isinstance(last, AIMessage):
+        return
+    if {last.response_metadata.get("finish_reason"), last.response_metadata.get("stop_reason")} & FILTERED:
+        raise provider_error("content_filter")
+    if not spoken and not last.text and not last.tool_calls and set(values) == {"messages"}:
+        raise provider_error("invalid_response")
 
 
 class _Run:

@@ -305,6 +305,22 @@ async def test_each_failure_of_a_model_has_its_type_and_none_of_its_text(
     assert await failure(make_agent(react(Script(answers=[error])))) == (error_type, retry_after_ms)
 
 
+@pytest.mark.parametrize(
+    ("answer", "error_type"),
+    [
+        (AIMessageChunk(content="", response_metadata={"finish_reason": "content_filter"}), "content_filter"),
+        (AIMessageChunk(content="Half", response_metadata={"finish_reason": "SAFETY"}), "content_filter"),
+        (AIMessageChunk(content="", response_metadata={"stop_reason": "refusal"}), "content_filter"),
+        (AIMessageChunk(content="", response_metadata={"finish_reason": "length"}), "invalid_response"),
+        (AIMessageChunk(content=""), "invalid_response"),
+    ],
+)
+async def test_an_answer_without_words_is_an_error_and_not_the_graph_s_state(
+    answer: AIMessageChunk, error_type: str
+) -> None:
+    assert await failure(make_agent(react(Script(answers=[[answer]])))) == (error_type, None)
+
+
 async def test_a_graph_that_fails_otherwise_is_a_defect_of_the_agent() -> None:
     with pytest.raises(ValueError, match="broken"):
         await Attempts(make_agent(react(Script(answers=[ValueError("broken")])))).run()
