@@ -29,7 +29,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command
 
 from worker.agents.checkpoints import Checkpoints
-from worker.agents.history import as_model_reads
+from worker.agents.history import as_model_reads, from_a_question
 from worker.agents.provider_errors import meant_by_status, provider_error
 from worker.agents.records import recorded, said_before
 from worker.agents.words import as_text, refusal
@@ -78,7 +78,7 @@ def as_messages(history: Sequence[Message]) -> list[AnyMessage]:
         HumanMessage(message.content)
         if message.role == "user"
         else AIMessage(as_model_reads(message), id=f"{_OLD}{place}")
-        for place, message in enumerate(history)
+        for place, message in enumerate(from_a_question(history))
     ]
 
 

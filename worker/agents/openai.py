@@ -35,7 +35,7 @@ from openai.types.chat import (
 from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
 
 from backplane.events import dumps
-from worker.agents.history import as_model_reads
+from worker.agents.history import as_model_reads, from_a_question
 from worker.agents.openai_errors import as_agent_error
 from worker.agents.provider_errors import provider_error
 from worker.agents.tools import TOOLS, Tool, ToolFailure
@@ -178,7 +178,7 @@ def _messages(turn: Turn, instructions: str) -> list[ChatCompletionMessageParam]
     if turn.locale and _LOCALE.fullmatch(turn.locale):
         instructions += f" The person's locale is {turn.locale}."
     messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": instructions}]
-    for message in turn.history:
+    for message in from_a_question(turn.history):
         if message.role == "user":
             messages.append({"role": "user", "content": message.content})
         else:

@@ -37,7 +37,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from backplane.events import dumps
-from worker.agents.history import as_model_reads
+from worker.agents.history import as_model_reads, from_a_question
 from worker.agents.openai_errors import as_agent_error
 from worker.agents.provider_errors import provider_error, type_by_words
 from worker.agents.records import recorded, said_before, tool_step
@@ -95,7 +95,7 @@ def make_agent(agent: agents.Agent[Any], options: Callable[[Turn], Mapping[str, 
 
 def as_input(history: Sequence[Message], message: str) -> list[Any]:
     """Return the history of a thread and the new message as the SDK's input."""
-    said = [{"role": message.role, "content": as_model_reads(message)} for message in history]
+    said = [{"role": message.role, "content": as_model_reads(message)} for message in from_a_question(history)]
     return [*said, {"role": "user", "content": message}]
 
 

@@ -29,7 +29,7 @@ from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolDenied
 
 from backplane.events import dumps
-from worker.agents.history import as_model_reads
+from worker.agents.history import as_model_reads, from_a_question
 from worker.agents.provider_errors import provider_error
 from worker.agents.records import recorded, said_before, tool_step
 from worker.agents.words import as_text, refusal
@@ -126,7 +126,7 @@ def as_messages(history: Sequence[Message]) -> list[messages.ModelMessage]:
         messages.ModelRequest(parts=[messages.UserPromptPart(content=message.content)])
         if message.role == "user"
         else messages.ModelResponse(parts=[messages.TextPart(content=as_model_reads(message))])
-        for message in history
+        for message in from_a_question(history)
     ]
 
 
