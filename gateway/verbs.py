@@ -7,8 +7,9 @@ from typing import Any
 
 from backplane.connection import Backplane
 from backplane.errors import NotFound, RateLimited, TooManyThreads
-from backplane.events import Event
+from backplane.events import TERMINAL, Event
 from backplane.ids import ThreadRef
+from backplane.log import Page
 from backplane.turns import Edit, QueueMode, Start, Started
 from gateway.audit import audited
 from gateway.auth import ANONYMOUS, Identity
@@ -289,24 +290,27 @@ class Verbs:
         ref = ThreadRef(identity.tenant, thread_id)
         return await self._backplane.turns.beginning(ref, identity.subject, request_id)
 
-    async def since(
-        self, identity: Identity, thread_id: str, epoch: str, after: int
-    ) -> tuple[tuple[str, int], list[Event]] | None:
-        """Return the cursor at the end of the log, and the events up to there; None when it does not reach back.
+    async def told(
+        self, identity: Identity, thread_id: str, epoch: str, after: int, request_id: str
+    ) -> tuple[Page, int, list[Event]] | None:
+        """Return the last page that was read, the offset that it ends at, and a turn's events up to there.
+
+        That is to the end of the log, or of the turn; None when the log does not reach back to `after`. A turn of
+        long ago has all of the thread behind it: nothing else of it is kept.
 
         Raises:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        ref, found = ThreadRef(identity.tenant, thread_id), list[Event]()
+        ref, told = ThreadRef(identity.tenant, thread_id), list[Event]()
         while True:
             page = await self._backplane.log.read(ref, subject=identity.subject, epoch=epoch, after=after)
             if not page.reached:
                 return None
-            found += page.events
+            told += [event for event in page.events if event.fields.get("request_id") == request_id]
             epoch, after = page.epoch, after + len(page.events)
-            if after >= page.top:
-                return (epoch, after), found
+            if after >= page.top or (told and told[-1].name in TERMINAL):
+                return page, after, told
 
     async def queue_status(self, identity: Identity, asked: QueueStatus) -> Ack:
         """Return what runs, and what waits in which lane."""

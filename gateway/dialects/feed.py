@@ -14,6 +14,7 @@ from sse_starlette import ServerSentEvent
 
 from backplane.errors import NotFound
 from backplane.events import APPROVAL_DECIDED, Event, dumps, merge, standing
+from backplane.log import Page
 from gateway.auth import Identity
 from gateway.degraded import Degraded
 from gateway.dialects.view import Frame, View
@@ -63,6 +64,8 @@ class Feed:
         self._cursor = cursor
         self._behind = behind
         self._history: list[Event] = []
+        self._page: Page | None = None
+        """The last page of the log that was read."""
         self._waits = False
         """Whether the turn waits in a lane, and the log does not hold that any more."""
         self._at = (place.epoch, place.offset - 1)
@@ -75,10 +78,11 @@ class Feed:
             Unavailable: when Redis did not answer.
         """
         while True:
-            found = await self._verbs.since(self._identity, self._place.thread_id, *self._at)
+            found = await self._verbs.told(self._identity, self._place.thread_id, *self._at, self._place.request_id)
             asked = ThreadSubscribe(thread_id=self._place.thread_id)
             if found is not None:
-                self._at, self._history = found
+                self._page, after, self._history = found
+                self._at = (self._page.epoch, after)
                 asked = ThreadSubscribe(thread_id=self._place.thread_id, epoch=self._at[0], after=self._at[1])
             waited = found is None and await self._is_in_a_lane()
             stream = Stream(self._verbs, self._metrics, self._degraded, self._identity, asked)
@@ -142,13 +146,12 @@ class Feed:
             if (approval_id := event.fields.get("approval_id")) in behind:
                 behind.remove(approval_id)  # it was asked here; what became of it is news
                 known = event.offset
-            elif self._cursor == (
-                event.fields["epoch"],
-                event.offset,
-            ):  # maybe of an epoch that has gone over into ours
-                known = event.offset
-        if self._cursor is not None and self._cursor[0] == self._at[0] and self._cursor[1] <= self._at[1]:
-            known = max(known, self._cursor[1])
+        if self._cursor is not None and self._page is not None:
+            epoch, offset = self._cursor
+            # an older epoch may have gone over into this one; what this log never had, the reader does not have
+            held = self._page.top if epoch == self._page.epoch else self._page.ancestry.get(epoch, -1)
+            if offset <= held:
+                known = max(known, offset)
         return known
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,7 +14,8 @@ import pytest
 from backplane import sessions
 from backplane.ids import ThreadRef
 from backplane.settings import Settings
-from gateway.auth import mint
+from gateway.auth import ANONYMOUS, mint
+from gateway.verbs import Verbs
 from tests.gateway.agents import count, endless
 from tests.gateway.conftest import serving, working
 from tests.support.rewinding import elsewhere
@@ -266,6 +268,27 @@ async def test_a_turn_that_the_log_lost_is_told_from_a_snapshot(gateway_settings
         assert types(frames) == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED"]
         assert frames[1][1]["messages"][-1]["content"] == "0 1 2 "
         assert text(await run(http, "/v1/ai/chat", chat("t", words("3"), trigger="submit-message"))) == "0 1 2 "
+
+
+async def test_of_a_turn_of_long_ago_no_more_than_itself_is_kept(
+    gateway_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what the thread has said since, which may be all that a log holds; the reading ends with the turn."""
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        first = (await run(http, "/v1/ai/chat", chat("t", words("3"))))[0][1]["messageId"]
+        await run(http, "/v1/agui", agui("t", "3"))
+        await run(http, "/v1/agui", agui("t", "3", "run-2"))
+        monkeypatch.setattr(node.backplane.log, "read", partial(node.backplane.log.read, most=3))
+        verbs = Verbs(node.backplane, node.gateway.rooms)
+        begun = await verbs.beginning(ANONYMOUS, "t", first)
+        assert begun is not None
+        told = await verbs.told(ANONYMOUS, "t", begun[0], begun[2] - 1, first)
+        assert told is not None
+        page, after, events = told
+        assert after < page.top
+        assert {event.request_id for event in events} == {first}
+        assert events[-1].name == "chat_done"
 
 
 async def test_a_cursor_or_one_of_several_answers_that_is_malformed_changes_nothing(gateway_settings: Make) -> None:
