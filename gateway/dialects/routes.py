@@ -67,7 +67,11 @@ class Dialects:
             return Response(status_code=204)
         asked = payloads.read(payloads.ThreadHistory, {"thread_id": place.thread_id}, self._settings)
         history = await self._verbs.history(identity, asked)
-        given = [_as_agui(message) for message in history["messages"]]
+        of_turn = {
+            "role": "assistant",
+            "request_id": place.request_id,
+        }  # told by the stream: it may have ended just now
+        given = [_as_agui(message) for message in history["messages"] if not of_turn.items() <= message.items()]
         view = AgUi(place.thread_id, place.request_id, place.request_id, given, tell_given=_cursor(request) is None)
         return await self._followed(request, identity, place, view)
 

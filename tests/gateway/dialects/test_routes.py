@@ -270,6 +270,32 @@ async def test_a_turn_that_the_log_lost_is_told_from_a_snapshot(gateway_settings
         assert text(await run(http, "/v1/ai/chat", chat("t", words("3"), trigger="submit-message"))) == "0 1 2 "
 
 
+async def test_a_turn_that_ends_while_its_stream_begins_is_told_once(
+    gateway_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for what runs and the look at the history: then its answer stands in both."""
+    settings, release = gateway_settings(), asyncio.Event()
+
+    async def held(turn: Turn) -> AsyncIterator[str]:
+        await release.wait()
+        yield "The answer."
+
+    history = Verbs.history
+
+    async def late(verbs: Verbs, *given: Any) -> Any:
+        release.set()
+        while len((found := await history(verbs, *given))["messages"]) < 2:
+            pass
+        return found
+
+    monkeypatch.setattr(Verbs, "history", late)
+    async with serving(settings) as node, working(settings, held), httpx.AsyncClient(base_url=node.url) as http:
+        await http.post("/v1/threads/t/turns", json={"message": "go"})
+        frames = await run(http, "/v1/agui/t/stream")
+        assert [message["role"] for message in frames[1][1]["messages"]] == ["user"]
+        assert text(frames) == "The answer."
+
+
 async def test_of_a_turn_of_long_ago_no_more_than_itself_is_kept(
     gateway_settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
