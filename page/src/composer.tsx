@@ -49,12 +49,12 @@ export function Composer({ id, drafts, begun, status, onSend, onStop, stopping }
   }, [busy, onStop]);
 
   const send = useCallback(() => {
-    const said = text.trim();
+    const said = drafts.of(id).trim(); // not `text`: what was typed just now is not drawn yet
     if (!said) return;
     setText("");
     // an idle thread answers it at once; where a turn runs that we have not heard of yet, none is lost
     void onSend(said, busy ? mode : "followup").then((done) => done || drafts.giveBack(id, said));
-  }, [text, busy, mode, onSend, drafts, id]);
+  }, [setText, busy, mode, onSend, drafts, id]);
 
   return (
     <form

@@ -485,6 +485,18 @@ async def test_the_fleet_is_drawn_with_what_it_does(tab: Tab, fleet: Fleet) -> N
     assert tab.problems == []
 
 
+async def test_enter_sends_what_was_typed_though_it_is_not_drawn_yet(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.page.get_by_role("textbox", name="Message").evaluate(
+        """(area) => {
+            area.value = "count to 2";
+            area.dispatchEvent(new Event("input", { bubbles: true }));
+            area.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true }));
+        }"""
+    )
+    await expect(tab.page.locator(LAST)).to_have_text("1, 2.")
+
+
 async def test_a_gateway_with_a_key_asks_for_a_token_and_the_tab_forgets_it(browser: Browser, tmp_path: Path) -> None:
     async with (
         Fleet(tmp_path, gateways=1, workers=1, settings={"jwt_secret": SECRET}) as fleet,
