@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from backplane import embedded
 from backplane.embedded import (
     FINDERS,
     EmbeddedStore,
@@ -18,6 +20,7 @@ from backplane.embedded import (
     find_bundled,
     find_fake,
     find_on_path,
+    free_port,
 )
 from backplane.errors import Misconfigured, Unavailable
 
@@ -203,3 +206,17 @@ async def test_a_server_that_ends_at_once_is_quoted_and_leaves_the_folder_free(t
             pass
     async with EmbeddedStore(tmp_path) as store, client_of(store) as client:
         assert await client.ping()
+
+
+def test_a_free_port_is_none_that_outgoing_connections_are_given() -> None:
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(1024 < free_port() < lowest for _ in range(50))
+
+
+def test_a_port_that_is_listened_on_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(embedded, "_PORTS", range(port, port + 1))
+        monkeypatch.setattr(embedded, "_TRIES", 1)
+        with pytest.raises(OSError, match="free port"):
+            free_port()
