@@ -108,7 +108,11 @@ class Watcher:
 
     async def __aenter__(self) -> Self:
         self._keeper = asyncio.create_task(self._keep(), name=f"watch {self.thread_id}")
-        await self.arrived(1)
+        try:
+            await self.arrived(1)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(

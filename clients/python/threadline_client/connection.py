@@ -116,14 +116,16 @@ class Connection:
     async def close(self) -> None:
         """Leave. Calls and streams that wait raise `Closed`."""
         self._fail(Closed("the client was closed"))
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
-        if self._current is not None:
-            await self._current.close()
-            self._current = None
-        if self._session is not None:
-            await self._session.close()
+        try:
+            if self._runner is not None:
+                self._runner.cancel()
+                await asyncio.gather(self._runner, return_exceptions=True)
+            if self._current is not None:
+                await self._current.close()
+                self._current = None
+        finally:  # also when whoever closes it is cancelled meanwhile
+            if self._session is not None:
+                await self._session.close()
 
     async def link(self) -> Link:
         """Return the live link, waiting for it if there is none.
