@@ -22,8 +22,8 @@ import asyncio
 import contextlib
 import ctypes
 import importlib.util
+import itertools
 import os
-import random
 import re
 import shutil
 import signal
@@ -49,8 +49,11 @@ OLDEST_MAJOR = 7  # sharded pub/sub (SSUBSCRIBE) came with Redis 7.0
 START_TIMEOUT = 60.0  # seconds; a server answers within 0.1 s, but loads a large append-only file first
 STOP_TIMEOUT = 10.0  # seconds; on SIGTERM the server only has to sync its append-only file
 CLAIM_TIMEOUT = 5.0  # seconds; how long the server of an owner that was killed may take to end
-_PORTS, _TRIES = range(20_000, 32_000), 64
-"""Below those that Linux (32768 on) and macOS (49152 on) give to connections that go out."""
+_PORTS = range(20_000, 32_000)
+"""Below those that Linux (32768 on) and macOS (49152 on) give to connections that go out: one of these could take a
+port before it is listened on."""
+_PORT_NUMBERS = itertools.count(os.getpid() * 997)
+"""One after the other, so that none is given twice before it is listened on; processes of one time begin far apart."""
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 _DURABLE = (
@@ -306,12 +309,12 @@ def free_port(host: str = HOST) -> int:
         OSError: when none was found.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # not one of those that systems give to connections that go out: such a one may take it before it is listened on
-    for port in random.sample(_PORTS, _TRIES):
+    for number in itertools.islice(_PORT_NUMBERS, len(_PORTS)):
+        port = _PORTS[number % len(_PORTS)]
         with socket.socket(family) as probe, contextlib.suppress(OSError):
             probe.bind((host, port))
             return port
-    raise OSError(f"expected a free port from {_PORTS.start} on, tried {_TRIES} at random, and found none")
+    raise OSError(f"expected a free port from {_PORTS.start} to {_PORTS.stop - 1}, and found none")
 
 
 def _end_with_parent() -> Callable[[], None] | None:
