@@ -178,6 +178,21 @@ async def test_a_deaf_while_is_made_good_after_the_reconnect(thread: Thread, mon
     await wait_until(lambda: member.offsets == [3, 4, 5], "what was missed is read")
 
 
+async def test_a_member_that_is_ahead_of_its_room_is_not_sent_what_the_snapshot_told(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, ahead = Watcher(), Watcher()
+    await thread.join(first, (thread.claim.epoch, 2))
+    with monkeypatch.context() as lossy:
+        lossy.setattr(thread.room, "heard", lambda message: None)
+        await thread.say("a")
+        joined = await thread.join(ahead)
+    assert (joined.offset, thread.room.position) == (3, (thread.claim.epoch, 2))
+    await thread.say("b")
+    await wait_until(lambda: first.offsets == [3, 4] and 4 in ahead.offsets, "the hole is filled")
+    assert ahead.offsets == [4]
+
+
 async def test_a_late_live_message_is_not_sent_again(thread: Thread) -> None:
     member = Watcher()
     await thread.join(member)
