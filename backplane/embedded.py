@@ -31,7 +31,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -302,8 +302,8 @@ async def start_child(
     )
 
 
-def free_port(host: str = HOST) -> int:
-    """Return a TCP port that nobody listens on at this moment.
+def free_port(host: str = HOST, but: Collection[int] = ()) -> int:
+    """Return a TCP port that nobody listens on at this moment, and none of `but`, which others are about to take.
 
     Raises:
         OSError: when none was found.
@@ -311,6 +311,8 @@ def free_port(host: str = HOST) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for number in itertools.islice(_PORT_NUMBERS, len(_PORTS)):
         port = _PORTS[number % len(_PORTS)]
+        if port in but:
+            continue
         with socket.socket(family) as probe, contextlib.suppress(OSError):
             probe.bind((host, port))
             return port

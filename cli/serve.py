@@ -124,7 +124,8 @@ async def _run(
     try:
         async with contextlib.AsyncExitStack() as stack:
             if redis_url is None:
-                store = await stack.enter_async_context(EmbeddedStore(settings.data_dir, finders=finders))
+                port = free_port(but=[_port(member.url) for member in members if member.url])
+                store = await stack.enter_async_context(EmbeddedStore(settings.data_dir, port, finders))
                 if store.warning:
                     say(f"Warning: {store.warning}")
             else:
@@ -348,6 +349,10 @@ def _reachable(host: str) -> str:
     return f"[{reached}]" if ":" in reached else reached
 
 
+def _port(url: str) -> int:
+    return httpx.URL(url).port or 80
+
+
 def _check_ports(host: str, members: Sequence[Member]) -> None:
     """Refuse to start if a gateway's port is taken.
 
@@ -357,7 +362,7 @@ def _check_ports(host: str, members: Sequence[Member]) -> None:
     for member in members:
         if member.url is None:
             continue
-        port = httpx.URL(member.url).port or 80
+        port = _port(member.url)
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             if os.name == "posix":  # connections that linger after a stop are no reason to refuse
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from backplane import embedded
 from backplane.embedded import find_fake, free_port
 from backplane.errors import Misconfigured
 from backplane.settings import Settings
@@ -120,7 +122,9 @@ async def running(fleet: Fleet, **options: Any) -> AsyncIterator[asyncio.Task[No
     up = asyncio.create_task(fleet.said("Ctrl-C stops everything"))
     try:
         await asyncio.wait({task, up}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done() and options["workers"]:
+        if task.done():
+            task.result()  # a start that failed says why, and nobody waits for what it would have said
+        elif options["workers"]:
             await fleet.said("worker-1 | ")
         yield task
     finally:
@@ -266,6 +270,13 @@ async def test_the_password_of_a_given_redis_is_not_written_down(fleet: Fleet) -
     async with running(fleet, redis_url=url, commands=commands_for(fleet, worker=SHOW_URL)):
         await fleet.said(f"worker-1 | {url}")
         assert fleet.state()["store"]["url"] == "redis://ann:***@127.0.0.1:1/0"
+
+
+async def test_the_store_takes_no_port_of_a_gateway(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_PORTS", range(fleet.ports[0], fleet.ports[0] + 10))
+    monkeypatch.setattr(embedded, "_PORT_NUMBERS", itertools.count())
+    async with running(fleet):
+        assert fleet.state()["store"]["url"] != f"redis://127.0.0.1:{fleet.ports[0]}/0"
 
 
 async def test_a_store_in_memory_is_warned_about(fleet: Fleet) -> None:
