@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import structlog
 from opentelemetry.trace import SpanKind
@@ -76,8 +76,8 @@ class Start:
         }
 
     def digest(self) -> str:
-        """Return what names the idempotency key in Redis: whose it is, and the key itself."""
-        return hashlib.sha256(f"{self.subject}\0{self.client_message_id}".encode()).hexdigest()
+        """Return what names the idempotency key in Redis."""
+        return _digest(self.subject, self.client_message_id or "")
 
     def fingerprint(self) -> str:
         """Return what must be equal for two calls with one key to be the same call."""
@@ -352,17 +352,17 @@ class Turns:
             extra_keys=[keys.idempotency + digest, keys.requests, keys.branches, keys.branch],
         )
 
-    async def is_known(self, ref: ThreadRef, start: Start) -> bool:
-        """Tell whether a start with this idempotency key was answered before.
+    async def known_as(self, ref: ThreadRef, subject: str, client_message_id: str) -> str | None:
+        """Return the turn that was begun with this idempotency key; None when there was none, or it is forgotten.
 
         Raises:
             Unavailable: when Redis did not answer.
         """
-        if start.client_message_id is None:
-            return False
-        key = self._keys(ref).idempotency + start.digest()
+        key = self._keys(ref).idempotency + _digest(subject, client_message_id)
         async with self._backplane.answering():
-            return bool(await self._backplane.redis.exists(key))
+            known = cast("bytes | None", await self._backplane.redis.get(key))
+        # its fingerprint, then the answer that start.lua gave: a state, the turn, and where it begins
+        return None if known is None else known.decode().split(" ")[2]
 
     async def cancel(self, ref: ThreadRef, subject: str, request_id: str | None = None) -> Cancelled:
         """Stop a turn: this one, or (None) the primary one together with everything that waits.
@@ -617,6 +617,10 @@ def _claim(ref: ThreadRef, request_id: str, own: str, answer: Sequence[Any]) -> 
 def _finished_steps(pairs: Sequence[bytes]) -> dict[str, str]:
     found = zip(pairs[::2], pairs[1::2], strict=True)
     return {name.decode(): state[1:].decode() for name, state in found if state.startswith(b"=")}
+
+
+def _digest(subject: str, client_message_id: str) -> str:
+    return hashlib.sha256(f"{subject}\0{client_message_id}".encode()).hexdigest()
 
 
 def _ms(at: bytes) -> int | None:

@@ -216,7 +216,7 @@ _AGUI: Schema = {
 _AI_SDK: Schema = {
     "type": "object",
     "description": "What the AI SDK's DefaultChatTransport sends; see docs/dialects.md",
-    "properties": {"id": _ID, "messages": _MESSAGES, "trigger": _TEXT},
+    "properties": {"id": _ID, "messages": _MESSAGES, "trigger": _TEXT, "messageId": _TEXT},
     "required": ["id", "messages"],
 }
 _REVOCATION: Schema = {

@@ -146,7 +146,8 @@ class Verbs:
             await self._backplane.admission.admit(ref, start.subject, start.request_id)
         except RateLimited:
             # the same message again is no new turn: it gets the answer that it got before
-            if not await self._backplane.turns.is_known(ref, start):
+            key = start.client_message_id
+            if key is None or await self._backplane.turns.known_as(ref, start.subject, key) is None:
                 raise
 
     @traced("chat:cancel")
@@ -289,6 +290,15 @@ class Verbs:
         """
         ref = ThreadRef(identity.tenant, thread_id)
         return await self._backplane.turns.beginning(ref, identity.subject, request_id)
+
+    async def turn_of(self, identity: Identity, thread_id: str, client_message_id: str) -> str | None:
+        """Return the turn that a message began, by the id that it was sent with; None when that is not remembered.
+
+        Raises:
+            Unavailable: when Redis did not answer.
+        """
+        ref = ThreadRef(identity.tenant, thread_id)
+        return await self._backplane.turns.known_as(ref, identity.subject, client_message_id)
 
     async def told(
         self, identity: Identity, thread_id: str, epoch: str, after: int, request_id: str

@@ -23,6 +23,20 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class Revision:
+    """A message that is changed, or whose answer is wanted anew, by the ids that the client has."""
+
+    message: str
+    """The message's id; empty when it has none."""
+    before: str
+    """The id of what stands before it; empty for nothing."""
+    answer: str = ""
+    """The answer's id, when it is named by that."""
+    anew: bool = False
+    """Whether another answer is wanted though the text is the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What a client of a dialect asks for: a turn, or to go on behind its answers."""
 
@@ -33,8 +47,8 @@ class Asked:
     decided: list[Decided] = field(default_factory=list)
     messages: list[Fields] = field(default_factory=list)
     """The messages that the client has."""
-    regenerates: str | None = None
-    """The turn whose answer is wanted anew; empty for the newest one, None when it is a new message."""
+    revision: Revision | None = None
+    """None for a new message."""
 
 
 def from_agui(body: Fields) -> Asked:
@@ -70,12 +84,25 @@ def from_aisdk(body: Fields) -> Asked:
             return Asked(body.get("id"), "", start, decided)
     asked = _last(messages, "user")
     start["message"] = _text(asked, "parts", "messages")
+    if _id(asked):
+        start["client_message_id"] = _id(asked)
+    return Asked(body.get("id"), "", start, revision=_revision(body, messages, asked))
+
+
+def _revision(body: Fields, messages: list[Fields], asked: Fields) -> Revision | None:
+    named = body.get("messageId")
+    named = named if isinstance(named, str) else ""
+    place = next(at for at, message in enumerate(messages) if message is asked)
+    message, before = _id(asked), _id(messages[place - 1]) if place else ""
     if body.get("trigger") == "regenerate-message":
-        answer = body.get("messageId")
-        return Asked(body.get("id"), "", start, regenerates=answer if isinstance(answer, str) else "")
-    if isinstance(asked.get("id"), str) and asked["id"]:
-        start["client_message_id"] = asked["id"]
-    return Asked(body.get("id"), "", start)
+        return Revision(message, before, "" if named == message else named, anew=True)
+    # behind the answer to an approval the id is that of the answer, with or without another question
+    return Revision(message, before) if named and named == message else None
+
+
+def _id(message: Fields) -> str:
+    found = message.get("id")
+    return found if isinstance(found, str) else ""
 
 
 def _options(given: Fields) -> Fields:

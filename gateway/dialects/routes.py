@@ -20,6 +20,7 @@ from gateway.dialects.agui import AgUi
 from gateway.dialects.aisdk import AiSdk
 from gateway.dialects.feed import Feed, Place
 from gateway.dialects.inputs import Asked
+from gateway.dialects.revisions import Revisions, placed
 from gateway.dialects.view import Fields, Frame, View
 from gateway.http import Http
 from gateway.metrics import Metrics
@@ -39,6 +40,7 @@ class Dialects:
         self._node = node
         self._metrics = metrics
         self._http = http
+        self._revisions = Revisions(settings, verbs)
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
@@ -95,12 +97,12 @@ class Dialects:
 
     async def _placed(self, identity: Identity, asked: Asked) -> Place:
         """Start the turn that is asked for, or decide what is answered; return where the turn is found."""
-        if asked.regenerates is not None:
-            return await self._regenerated(identity, asked, asked.regenerates)
+        if asked.revision is not None:
+            return await self._revisions.place(identity, asked, asked.revision)
         if not asked.decided:
             start = payloads.read(payloads.ChatStart, asked.start, self._settings)
             ack = await self._verbs.start(identity, start, client_id="http", member=None)
-            return Place(ack["thread_id"], ack["epoch"], ack["request_id"], ack["offset"])
+            return placed(ack)
         decisions = [  # all of them are looked at before the first one counts
             payloads.read(payloads.ApprovalDecide, {"thread_id": asked.thread_id, **asdict(answer)}, self._settings)
             for answer in asked.decided
@@ -113,30 +115,6 @@ class Dialects:
         if found is None:
             raise NotFound("no such turn; it has ended, and is forgotten: read the thread's history")
         return Place(thread_id, *found)
-
-    async def _regenerated(self, identity: Identity, asked: Asked, request_id: str) -> Place:
-        """Begin a turn in the place of an earlier one, of which the reader has the id."""
-        given = {name: value for name, value in asked.start.items() if name != "queue_mode"}
-        if request_id:
-            given["message_id"] = await self._number_of(identity, asked.thread_id, request_id)
-        edit = payloads.read(payloads.ThreadEdit, given, self._settings)
-        ack = await self._verbs.edit(identity, edit, client_id="http", member=None)
-        return Place(ack["thread_id"], ack["epoch"], ack["request_id"], ack["offset"])
-
-    async def _number_of(self, identity: Identity, thread_id: str, request_id: str) -> int:
-        """Return the id of the message that began a turn, if it is one of the newest."""
-        left, before = payloads.MAX_MESSAGES, 0
-        while left > 0:  # long messages come in several pages
-            place = {"thread_id": thread_id, "limit": left, "before": before}
-            history = await self._verbs.history(identity, payloads.read(payloads.ThreadHistory, place, self._settings))
-            for message in history["messages"]:
-                # a steer or context that the turn took has an id of its own
-                if message["role"] == "user" and message["request_id"] == request_id:
-                    return int(message["id"])
-            if not history["messages"]:
-                break
-            left, before = left - len(history["messages"]), history["messages"][0]["id"]
-        raise NotFound("no such answer among the newest messages; read the thread's history")
 
     async def _running(self, request: Request, identity: Identity) -> Place | None:
         """Return where the running turn is found; None when nothing runs, or there is no such thread."""

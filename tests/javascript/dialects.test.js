@@ -186,13 +186,14 @@ describe("@ag-ui/client", () => {
 // --- AI SDK --------------------------------------------------------------------------------------------------------
 
 describe("the AI SDK", () => {
-  const chatOf = (thread, { at = () => URLS[0], ...options } = {}) => {
+  const chatOf = (thread, { at = () => URLS[0], fetch: fetching, ...options } = {}) => {
     const problems = [];
     const chat = new Chat({
       id: thread,
       transport: new DefaultChatTransport({
         api: `${at()}/v1/ai/chat`,
         headers,
+        fetch: fetching,
         prepareReconnectToStreamRequest: () => ({ api: `${at()}/v1/ai/chat/${thread}/stream`, headers }),
       }),
       onError: (error) => void problems.push(error),
@@ -216,6 +217,50 @@ describe("the AI SDK", () => {
     await chat.sendMessage({ text: "what did I say first?" });
     assert.match(text(chat), /say 30 words/);
     assert.equal(chat.messages.length, 4);
+  });
+
+  test("changes a message, again and again, and asks for another answer", GIVE_UP, async () => {
+    const thread = newThread();
+    const { chat, problems } = chatOf(thread);
+    await chat.sendMessage({ text: words(3) });
+    await chat.sendMessage({ text: words(4) });
+    const [{ id: first }] = chat.messages;
+    for (const count of [5, 6, 5]) {
+      await chat.sendMessage({ text: words(count), messageId: first });
+      assert.equal(chat.messages.length, 2);
+      assert.equal(text(chat), (await answer(thread)).content);
+      assert.equal(text(chat).trim().split(" ").length, count);
+    }
+    const shown = chat.lastMessage.id;
+    await chat.regenerate({ messageId: first });
+    assert.notEqual(chat.lastMessage.id, shown);
+    await chat.regenerate({ messageId: chat.lastMessage.id });
+    await chat.sendMessage({ text: words(7), messageId: first });
+    assert.equal(text(chat), (await answer(thread)).content);
+    assert.equal(chat.messages.length, 2);
+    assert.deepEqual(problems, []);
+  });
+
+  test("sends what never came, when it is asked to try again", GIVE_UP, async () => {
+    const thread = newThread();
+    let down = false;
+    const { chat, problems } = chatOf(thread, {
+      fetch: (...call) => (down ? Promise.reject(new Error("down")) : fetch(...call)),
+    });
+    await chat.sendMessage({ text: words(3) });
+    down = true;
+    await chat.sendMessage({ text: words(4) });
+    assert.equal(chat.status, "error");
+    problems.length = 0;
+    down = false;
+    await chat.regenerate();
+    assert.deepEqual(problems, []);
+    assert.equal(chat.messages.length, 4);
+    const got = await fetch(`${URLS[0]}/v1/threads/${thread}/messages`, { headers });
+    assert.deepEqual(
+      (await got.json()).messages.filter((message) => message.role === "user").map((message) => message.content),
+      [words(3), words(4)],
+    );
   });
 
   test("takes a turn with a tool, and one that thinks", GIVE_UP, async () => {

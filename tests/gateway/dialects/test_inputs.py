@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backplane.errors import InvalidPayload
-from gateway.dialects.inputs import Decided, from_agui, from_aisdk
+from gateway.dialects.inputs import Decided, Revision, from_agui, from_aisdk
 
 
 def agui(*messages: Any, **more: Any) -> dict[str, Any]:
@@ -41,11 +41,24 @@ def test_options_of_a_start_are_taken_and_others_are_not() -> None:
     assert (start["model"], start["thread_id"], start["client_message_id"]) == ("m", "t", "m")
 
 
-def test_a_message_that_is_regenerated_is_a_turn_of_its_own() -> None:
-    body = {"id": "t", "messages": [ui("user", {"type": "text", "text": "x"})], "trigger": "regenerate-message"}
-    asked = from_aisdk(body)
-    assert (asked.regenerates, "client_message_id" in asked.start) == ("", False)
-    assert from_aisdk({**body, "messageId": "turn"}).regenerates == "turn"
+def test_a_message_that_is_changed_or_asked_anew_is_told_by_the_ids_around_it() -> None:
+    text = {"type": "text", "text": "x"}
+    before = {**ui("assistant", text), "id": "turn-1"}
+    body = {"id": "t", "messages": [before, {**ui("user", text), "id": "u2"}]}
+    assert from_aisdk(body).revision is None
+    assert from_aisdk({**body, "messageId": "u2"}).revision == Revision("u2", "turn-1")
+    again = {**body, "trigger": "regenerate-message"}
+    assert from_aisdk(again).revision == Revision("u2", "turn-1", anew=True)
+    assert from_aisdk({**again, "messageId": "u2"}).revision == Revision("u2", "turn-1", anew=True)
+    assert from_aisdk({**again, "messageId": "turn-2"}).revision == Revision("u2", "turn-1", "turn-2", anew=True)
+    assert from_aisdk({**again, "messages": body["messages"][1:]}).revision == Revision("u2", "", anew=True)
+
+
+def test_what_follows_an_answer_to_an_approval_changes_no_message() -> None:
+    text = {"type": "text", "text": "x"}
+    answer = {**ui("assistant", text), "id": "turn-1"}
+    body = {"id": "t", "messages": [ui("user", text), answer], "trigger": "submit-message", "messageId": "turn-1"}
+    assert from_aisdk(body).revision is None
 
 
 @pytest.mark.parametrize(

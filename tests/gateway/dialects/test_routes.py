@@ -243,6 +243,71 @@ async def test_an_answer_that_is_wanted_anew_stands_in_the_place_of_the_old_one(
         assert unknown.status_code == 404
 
 
+def sent(thread: str, *messages: tuple[str, str, str], **more: Any) -> dict[str, Any]:
+    """Return what the AI SDK sends: messages as role, id and text."""
+    shown = [{"id": name, "role": role, "parts": [words(said)]} for role, name, said in messages]
+    return {"id": thread, "messages": shown, "trigger": "submit-message", **more}
+
+
+async def said_in(http: httpx.AsyncClient, thread: str) -> list[str]:
+    return [one["content"] for one in (await http.get(f"/v1/threads/{thread}/messages")).json()["messages"]]
+
+
+async def test_a_message_that_is_changed_stands_in_the_place_of_the_old_one(gateway_settings: Make) -> None:
+    """Every time: the client keeps the id, and each turn is another."""
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        await run(http, "/v1/ai/chat", sent("t", ("user", "u1", "2")))
+        await run(http, "/v1/ai/chat", sent("t", ("user", "u1", "2"), ("user", "u2", "1")))
+        ids = set()
+        for text_sent, answer in (("3", "0 1 2 "), ("1", "0 "), ("3", "0 1 2 ")):
+            frames = await run(http, "/v1/ai/chat", sent("t", ("user", "u1", text_sent), messageId="u1"))
+            ids.add(frames[0][1]["messageId"])
+            assert text(frames) == answer
+            assert await said_in(http, "t") == [text_sent, answer]
+        assert len(ids) == 3
+        anew = sent("t", ("user", "u1", "3"), messageId="u1") | {"trigger": "regenerate-message"}
+        ids.add((await run(http, "/v1/ai/chat", anew))[0][1]["messageId"])
+        assert len(ids) == 4
+        again = await run(http, "/v1/ai/chat", sent("t", ("user", "u1", "3"), messageId="u1"))
+        assert again[0][1]["messageId"] in ids, "the same call again is the same turn"
+        listed = f"message-{(await http.get('/v1/threads/t/messages')).json()['messages'][0]['id']}"
+        assert text(await run(http, "/v1/ai/chat", sent("t", ("user", listed, "1"), messageId=listed))) == "0 "
+
+
+async def test_a_message_that_never_came_begins_a_turn_at_the_end(gateway_settings: Make) -> None:
+    """A page's Retry asks for another answer, though what was refused or lost was the message itself."""
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        again: dict[str, Any] = {"trigger": "regenerate-message"}
+        first = await run(http, "/v1/ai/chat", sent("t", ("user", "u1", "2"), **again))
+        answer = ("assistant", first[0][1]["messageId"], "0 1 ")
+        second = sent("t", ("user", "u1", "2"), answer, ("user", "u2", "3"), **again)
+        assert text(await run(http, "/v1/ai/chat", second)) == "0 1 2 "
+        assert await said_in(http, "t") == ["2", "0 1 ", "3", "0 1 2 "]
+        without_answer = sent(
+            "t", ("user", "u1", "2"), answer, ("user", "u2", "3"), ("user", "u3", "1"), messageId="u3"
+        )
+        assert text(await run(http, "/v1/ai/chat", without_answer)) == "0 "
+        assert len(await said_in(http, "t")) == 6
+
+
+async def test_a_message_that_is_not_remembered_changes_no_other(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        await run(http, "/v1/ai/chat", sent("t", ("user", "u1", "2")))
+        for more in ({"messageId": "x"}, {"trigger": "regenerate-message"}):
+            refused = await http.post("/v1/ai/chat", json=sent("t", ("user", "x", "3"), **more))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
+        edit = {"message": "1", "message_id": 1}
+        await http.post("/v1/threads/t/edit", json=edit)
+        refused = await http.post("/v1/ai/chat", json=sent("t", ("user", "u1", "3"), messageId="u1"))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "edit_conflict")
+        # an application that gave the history ids of its own: the newest one with this text
+        frames = await run(http, "/v1/ai/chat", sent("t", ("user", "x", "1"), trigger="regenerate-message"))
+        assert text(frames) == "0 "
+
+
 async def test_the_message_of_an_answer_that_is_wanted_anew_is_found_behind_long_ones(
     gateway_settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
