@@ -214,6 +214,11 @@ async def _print_events(events: EventStream, output: Output, until_done: bool) -
     async for item in events:
         if isinstance(item, Snapshot):
             _print_snapshot(item, output)
+            if until_done and (missed := _missed_end(item)) is not None:
+                output.note(
+                    "a turn has ended meanwhile; its events are no longer in the log, its answer is in the history"
+                )
+                return missed
             continue
         if output.as_json:
             output.record(item.as_dict())
@@ -222,6 +227,14 @@ async def _print_events(events: EventStream, output: Output, until_done: bool) -
         if item.terminal and until_done:
             return exit_of("" if item.name == "chat_done" else str(item.get("error_type", "error")))
     return Exit.DONE
+
+
+def _missed_end(snapshot: Snapshot) -> Exit | None:
+    """Return how the last turn ended, by a snapshot that stands for its events; None when one may still end."""
+    if snapshot.recovered is not False or snapshot.turn is not None or snapshot.parallel or not snapshot.messages:
+        return None
+    last = snapshot.messages[-1]
+    return Exit.DONE if last.get("role") == "assistant" and not last.get("interrupted") else Exit.FAILED
 
 
 def event_line(event: Event) -> str:

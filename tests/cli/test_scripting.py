@@ -155,6 +155,22 @@ async def test_tail_says_that_events_are_lost(fleet: Fleet) -> None:
     assert "no longer in the log" in paper.notes.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        ({"role": "assistant", "content": "a"}, Exit.DONE),
+        ({"role": "assistant", "content": "a", "interrupted": True}, Exit.FAILED),
+        ({"role": "user", "content": "hi"}, Exit.FAILED),
+    ],
+)
+async def test_tail_does_not_wait_for_a_turn_that_ended_in_what_was_lost(fleet: Fleet, last: Any, code: Exit) -> None:
+    thread = fleet[0].thread("tea")
+    thread.epoch, thread.messages = "e2", [last]
+    paper = Paper()
+    assert await tail(urls(fleet), None, "tea", paper, after=Cursor("e1", 9), until_done=True) is code
+    assert "a turn has ended meanwhile" in paper.notes.getvalue()
+
+
 def test_after_is_a_place_the_beginning_or_now() -> None:
     assert (parse_after("e:3"), parse_after("0"), parse_after(None)) == (Cursor("e", 3), 0, None)
     with pytest.raises(ValueError, match="expected EPOCH:OFFSET"):
