@@ -63,9 +63,9 @@ export function Chat({ id, summary, drafts, begun, plugs, onPlugs, onMenu, onSen
     (request_id: string, text?: string) => {
       setEditing(null);
       scroll.follow();
-      void doing(() => edited(thread, request_id, text));
+      void doing(() => edited(thread, request_id, text)).then((done) => done || !text || drafts.giveBack(id, text));
     },
-    [thread.thread, doing],
+    [thread.thread, doing, drafts, id],
   );
   const waits = ({ request_id }: TurnState): boolean => approvals.some((asked) => asked.request_id === request_id);
   const empty = messages.length === 0 && !turn && outbox.length === 0;

@@ -262,6 +262,11 @@ async def test_a_message_that_the_history_does_not_have_any_more_is_not_edited(t
     await fleet.redis.xtrim(session, maxlen=2, approximate=False)
     await tab.page.get_by_label("Answer again").first.click()
     await expect(tab.page.get_by_text("The conversation has gone on meanwhile")).to_be_visible()
+    await tab.page.get_by_label("Edit", exact=True).first.click()
+    await tab.page.get_by_role("textbox", name="The message").fill("my name is Eve")
+    await tab.page.keyboard.press("Enter")
+    # what was written is not lost with it
+    await expect(tab.page.get_by_role("textbox", name="Message", exact=True)).to_have_value("my name is Eve")
     await expect(tab.page.locator(".message.user .bubble")).to_have_text(["my name is Ada", "count to 3"])
     await expect(tab.page.locator(LAST).last).to_have_text("1, 2, 3.")
     assert tab.problems == []
