@@ -16,15 +16,13 @@ from backplane.settings import Settings
 from gateway import openapi, payloads, strictjson
 from gateway.auth import Authenticator, Identity, bearer, stream_token
 from gateway.callers import Callers
-from gateway.metrics import Metrics
+from gateway.metrics import GONE, Metrics
 from gateway.node import Node
 from gateway.spans import sent_with
 from gateway.streams import Stream, StreamResponse, cursor, unread
 from gateway.verbs import Verbs
 
 _log = structlog.get_logger("gateway.http")
-_GONE = "gone"
-"""What a call is counted as whose client left before its body was whole."""
 
 INDEX = """Threadline: a Socket.IO gateway for AI-agent chat.
 
@@ -111,7 +109,7 @@ class Http:
                 code = error.code
                 return _refusal(error)
             except ClientDisconnect:  # before the end of its body: no defect of ours, and nobody hears an answer
-                code = _GONE
+                code = GONE
                 return Response(status_code=400)
             except Exception:
                 code = Internal.code

@@ -10,6 +10,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from backplane.watchdog import LAGS
 from gateway.latency import Latency
 
+GONE = "gone"
+"""The code of a call that was not begun, for its client had left before its body was whole, or before its turn came."""
+
 
 class Metrics:
     """The metrics of one node.

@@ -21,7 +21,7 @@ from gateway.audit import HERE, Where
 from gateway.auth import Authenticator, Identity
 from gateway.callers import Callers
 from gateway.limits import Bucket
-from gateway.metrics import Metrics
+from gateway.metrics import GONE, Metrics
 from gateway.node import Node
 from gateway.packets import GuardedServer
 from gateway.room import Room
@@ -40,12 +40,6 @@ _NOTICE = 0.2
 """Part of a drain in which the node is unready and goes on as before: whoever balances the load must have seen it
 before the first client comes back, or it would send that client here again. Until then it sends new ones here, too, and
 these are taken in like any other: they leave with the rest."""
-_GONE = "gone"
-"""What became of a call, for the metrics, that was still waiting for those before it when its socket left: it is not
-begun, and a start is no exception. Nobody was told that it was done, and a client that comes back repeats it with the
-same `client_message_id`. Done late it could overtake what the client has asked of another node since: a cancel would
-stop the turn that came after. And a socket that was closed because its token has ended or was taken back has no right
-to anything more. What has begun goes on."""
 _WAVES = 100
 """Groups in which the transports are closed; few clients go one by one."""
 
@@ -268,7 +262,7 @@ class Sockets:
             asked = payloads.parse(event, payload, self._settings)
             # nothing is awaited behind the handler: its acknowledgement comes before any later event
             ack = await self._do(socket, lambda: handler(socket, asked))
-            code = "ok" if ack is not None else _GONE
+            code = "ok" if ack is not None else GONE
             return ack
         except ThreadlineError as error:
             code = error.code
@@ -306,7 +300,7 @@ class Sockets:
             self._count(socket)
             result = await self._do(socket, lambda: self._rpc.call(socket.identity, request, socket.sid, socket))
             if result is None:
-                self._metrics.calls.labels(REQUEST, _GONE).inc()
+                self._metrics.calls.labels(REQUEST, GONE).inc()
                 return
             name, answer["result"] = RESPONSE, result
         except ThreadlineError as error:

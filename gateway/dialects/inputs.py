@@ -110,7 +110,8 @@ def _options(given: Fields) -> Fields:
 
 
 def _objects(body: Fields, name: str, most: int | None = None) -> list[Fields]:
-    found = body.get(name, [])
+    found = body.get(name)
+    found = [] if found is None else found  # clients in Python send their empty fields as null
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise InvalidPayload(f"{name}: expected a list of objects, got something else", field=name)
     if most is not None and len(found) > most:

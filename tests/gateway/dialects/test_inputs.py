@@ -33,6 +33,11 @@ def test_parts_of_text_are_one_text() -> None:
     assert from_aisdk({"id": "t", "messages": [ui("user", *parts)]}).start["message"] == "ab"
 
 
+def test_what_is_null_is_not_there() -> None:
+    asked = from_agui(agui(user("x"), resume=None))
+    assert (asked.decided, asked.start["message"]) == ([], "x")
+
+
 def test_options_of_a_start_are_taken_and_others_are_not() -> None:
     given = {"model": "m", "queue_mode": "reject", "thread_id": "other", "client_message_id": "x"}
     start = from_agui(agui(user("x"), forwardedProps=given)).start
