@@ -26,7 +26,7 @@ PACE = 20.0
 _LONGEST = 14.4
 """Seconds of a long answer: more than the 10 that a worker has to end its turns when it stops."""
 _WORTH_KEEPING = 0.1
-"""Seconds: shorter silences, and quicker answers to a start, are nothing that a person notices."""
+"""Seconds: shorter silences are nothing that a person notices."""
 _LONG = 0.15
 """How often an answer is a long one."""
 _ARRIVALS = 20
@@ -42,7 +42,7 @@ class Shape:
     Args:
         clients: threads that are talked in at once.
         watchers: clients that follow each of them, at least.
-        turns: of one thread; then another one begins.
+        turns: of one thread (of a talker's first one, up to so many); then another one begins.
         words: of an answer; some last longer than the grace of a worker that stops, so that it hands them back.
         mixed: whether clients join, leave and move, and turns are cancelled, too.
         counting: further clients that follow each thread, and check where each event belongs without keeping it.
@@ -77,8 +77,6 @@ class Noticed:
     """Turns that went on in another worker."""
     silences: list[tuple[float, float]] = field(default_factory=list)
     """When one in the middle of a turn ended, and how long it was (seconds)."""
-    starts: list[tuple[float, float]] = field(default_factory=list)
-    """When one was acknowledged, and how long that took (seconds)."""
     wrong: list[str] = field(default_factory=list)
     """What does not hold, with the thread."""
 
@@ -131,10 +129,6 @@ class Load:
         living = [one for talk in self._talks for watcher in talk.watchers for one in silences(watcher)]
         return max((long for at, long in (*living, *self.noticed.silences) if begin <= at <= end), default=0.0)
 
-    def slowest_start(self, begin: float, end: float) -> float:
-        """Return the longest time that a start took which was acknowledged within a span."""
-        return max((long for at, long in self.noticed.starts if begin <= at <= end), default=0.0)
-
     async def talking(self) -> None:
         """Wait until each thread has begun its first turn."""
         await self._all_talk.wait()
@@ -151,14 +145,15 @@ class Load:
         return self.noticed
 
     async def _talk(self, chance: random.Random) -> None:
-        # so that they do not all speak at once
+        # so that they do not all speak at once, nor end their threads at once and begin the next together
         await asyncio.sleep(chance.random() * max(1.0, self._shape.clients / _ARRIVALS))
+        turns = chance.randint(1, self._shape.turns)
         while not self._stopping.is_set():
             talk = Conversation(self._fleet, f"t-{new_id()}", patience=PATIENCE, watching=LeanWatcher)
             self._talks.add(talk)
             try:
                 async with talk:
-                    for number in range(self._shape.turns):
+                    for number in range(turns):
                         if not self._stopping.is_set():
                             await self._turn(talk, number, chance)
                 if self._crowd is not None and talk.acknowledged:
@@ -167,16 +162,14 @@ class Load:
                 self.noticed.wrong.append(f"{talk.thread_id}: {error or type(error).__name__}")
                 await asyncio.sleep(1)
             self._talks.discard(talk)
+            turns = self._shape.turns
             await self._count(talk)
 
     async def _turn(self, talk: Conversation, number: int, chance: random.Random) -> None:
         shape = self._shape
         words = shape.long if chance.random() < _LONG else shape.words
         node = chance.randrange(len(self._fleet.urls))
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
         turn = await talk.say(f"say {words} words", node=node, pace=shape.pace)
-        self._note(self.noticed.starts, loop.time(), begun)
         self._began(talk)
         if self._crowd is not None and len(talk.acknowledged) == 1:
             await self._crowd.follow(talk.thread_id, talk.acknowledged[0].epoch, shape.counting)
@@ -212,11 +205,6 @@ class Load:
         self.noticed.wrong += judged(talk.thread_id, self._shape.counting, counted)
         self.noticed.reconnects += counted["closed"]
         self.noticed.frames += counted["frames"]
-
-    @staticmethod
-    def _note(where: list[tuple[float, float]], now: float, begun: float) -> None:
-        if now - begun > _WORTH_KEEPING:
-            where.append((now, now - begun))
 
     async def _count(self, talk: Conversation) -> None:
         log = await talk.log()

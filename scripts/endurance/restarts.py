@@ -15,6 +15,7 @@ from typing import cast
 from scripts.endurance.crowd import Crowd
 from scripts.endurance.latency import Histograms, quantile, since
 from scripts.endurance.load import Load, Noticed, Shape, settings
+from scripts.endurance.newcomers import Newcomers
 from scripts.faultsuite.case import PATIENCE
 from tests.deploy.balancers import BALANCERS, balanced
 from tests.fleet.fleet import Fleet, Member
@@ -108,7 +109,11 @@ async def roll(
     restarts: list[Restart] = []
     clock = asyncio.get_running_loop().time
     with tempfile.TemporaryDirectory(prefix="rolling-") as folder:
-        async with _fleet(Path(folder), shape.clients, told) as (fleet, front), Crowd(front.urls) as crowd:
+        async with (
+            _fleet(Path(folder), shape.clients, told) as (fleet, front),
+            Crowd(front.urls) as crowd,
+            Newcomers(front.urls) as newcomers,
+        ):
             load, histograms = Load(front, shape, crowd if shape.counting else None), Histograms(fleet)
             async with asyncio.TaskGroup() as group:
                 looking = group.create_task(histograms.keep_looking())
@@ -116,24 +121,29 @@ async def roll(
                 with suppress(TimeoutError):  # then something is wrong, and the load will say what
                     async with asyncio.timeout(PATIENCE):
                         await load.talking()
+                await newcomers.come()
                 begun = clock()
                 try:
                     for number, member in ((number, one) for number in range(1, rounds + 1) for one in fleet.members):
                         if clock() - begun > seconds:
                             break
-                        restarts.append(await restart(member, number, load, histograms))
+                        restarts.append(await restart(member, number, load, newcomers, histograms))
                         told(" · ".join(restarts[-1].line()))
                 except (AssertionError, TimeoutError) as error:  # the others are whole, and their threads come to rest
                     load.noticed.wrong.append(f"{member.name}: {error or 'it goes on behind its SIGTERM'}")
                 load.stop()
                 took = clock() - begun
+                answered, wrong = await newcomers.leave()
                 noticed = await running
+                noticed.turns += answered
+                noticed.threads += answered
+                noticed.wrong += wrong
                 looking.cancel()
             p99 = quantile(await histograms.look(), 0.99)
     return Outcome(restarts, noticed, p99, took, shape.clients * (shape.watchers + shape.counting))
 
 
-async def restart(member: Member, number: int, load: Load, histograms: Histograms) -> Restart:
+async def restart(member: Member, number: int, load: Load, newcomers: Newcomers, histograms: Histograms) -> Restart:
     """Stop one member by SIGTERM, and start it anew; its clients have two seconds more to notice."""
     loop = asyncio.get_running_loop()
     reconnects, begun, before, said = load.reconnects, loop.time(), await histograms.look(), len(member.said)
@@ -147,7 +157,7 @@ async def restart(member: Member, number: int, load: Load, histograms: Histogram
     ready = loop.time()
     await asyncio.sleep(2)
     now = loop.time()
-    silence, start = load.longest_silence(begun, now), load.slowest_start(begun, now)
+    silence, start = load.longest_silence(begun, now), await newcomers.slowest(begun, now)
     p99 = quantile(since(await histograms.look(), before), 0.99)
     returned = load.reconnects - reconnects
     return Restart(member.name, number, ended - begun, ready - ended, returned, silence, start, handed_back, p99)

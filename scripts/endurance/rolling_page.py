@@ -20,7 +20,7 @@ Record = dict[str, Any]
 def kept(outcome: Outcome, shape: Shape) -> Record:
     """Return what there is to say of a run; a figure that nobody counted is null."""
     seen = asdict(outcome.noticed)
-    del seen["silences"], seen["starts"]
+    del seen["silences"]
     return {
         "machine": machine(),
         "shape": asdict(shape),
