@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from backplane.errors import EditConflict, NotFound
@@ -12,6 +14,8 @@ from gateway.dialects.feed import Place
 from gateway.dialects.inputs import Asked, Revision
 from gateway.verbs import Ack, Verbs
 
+_LISTED = "message-"
+"""How clients call a message of the history that they did not send, before its number."""
 _MOST_REVISIONS = 100
 """So many changes of one message are followed: a look each."""
 
@@ -29,7 +33,7 @@ class _Said:
     @property
     def name(self) -> str:
         """What clients may call it that did not send it."""
-        return f"message-{self.id}"
+        return f"{_LISTED}{self.id}"
 
 
 class Revisions:
@@ -53,10 +57,11 @@ class Revisions:
             Unavailable: when Redis did not answer.
         """
         start = payloads.read(payloads.ChatStart, asked.start, self._settings)
-        said = await self._newest(identity, start.thread_id, start.message)
-        meant = self._answered(said, revision.answer) if revision.answer else None
-        if meant is None:
-            meant = await self._meant(identity, start.thread_id, said, revision)
+        async with aclosing(self._said(identity, start.thread_id, start.message)) as said:
+            if revision.answer:
+                meant: _Said | None = await self._answered(said, revision.answer)
+            else:
+                meant = await self._meant(identity, start.thread_id, said, revision)
         if meant is None:
             return placed(await self._verbs.start(identity, start, client_id="http", member=None))
         if meant.same and not revision.anew:  # changed to this before: the same call again
@@ -69,31 +74,41 @@ class Revisions:
         return placed(await self._verbs.edit(identity, edit, client_id="http", member=None))
 
     @staticmethod
-    def _answered(said: list[_Said], answer: str) -> _Said:
+    async def _answered(said: AsyncIterator[_Said], answer: str) -> _Said:
         """Return the message that has this answer."""
-        turns = {one.request_id for one in said if answer in {one.request_id, one.name}}
-        for one in said:
+        turn = None
+        async for one in said:
+            if answer in {one.request_id, one.name}:
+                turn = one.request_id
             # a steer or context that the turn took has an id of its own
-            if one.role == "user" and one.request_id in turns:
+            if one.role == "user" and one.request_id == turn:
                 return one
         raise NotFound("no such answer among the newest messages; read the thread's history")
 
-    async def _meant(self, identity: Identity, thread_id: str, said: list[_Said], revision: Revision) -> _Said | None:
+    async def _meant(
+        self, identity: Identity, thread_id: str, said: AsyncIterator[_Said], revision: Revision
+    ) -> _Said | None:
         """Return the message that the client means, as it stands; None when it never came."""
         turn = await self._turn_of(identity, thread_id, revision.message)
-        for one in said:
-            if one.role == "user" and (one.request_id == turn or one.name == revision.message):
+        named = turn is not None or revision.message.startswith(_LISTED)
+        newest = asked = None
+        async for one in said:
+            newest = newest or one
+            if one.role != "user":
+                continue
+            if one.request_id == turn or one.name == revision.message:
                 return one
+            asked = asked or one
+            if not named:
+                break
         if turn is not None:
             raise EditConflict(
                 "expected a message that stands in the conversation; it was changed or cut off elsewhere, or still "
                 "waits for its turn: read the thread's history"
             )
-        newest = said[-1] if said else None
         before = await self._turn_of(identity, thread_id, revision.before) or revision.before
         if (newest is None and not before) or (newest is not None and before in {newest.request_id, newest.name}):
             return None
-        asked = next((one for one in reversed(said) if one.role == "user"), None)
         if revision.anew and asked is not None and asked.same:
             return asked
         raise NotFound("no message of that id is remembered; read the thread's history, and edit it there")
@@ -108,24 +123,20 @@ class Revisions:
             turn, following = following, await self._verbs.turn_of(identity, thread_id, _key(following))
         return turn
 
-    async def _newest(self, identity: Identity, thread_id: str, text: str) -> list[_Said]:
-        """Return the newest messages, oldest first; none when there is no such thread."""
-        found: list[_Said] = []
+    async def _said(self, identity: Identity, thread_id: str, text: str) -> AsyncGenerator[_Said, None]:
+        """Read the newest messages, the newest first, as far as is asked for; none when there is no such thread."""
         left, before = payloads.MAX_MESSAGES, 0
         while left > 0:  # long messages come in several pages
             place = {"thread_id": thread_id, "limit": left, "before": before}
             try:
                 page = await self._verbs.history(identity, payloads.read(payloads.ThreadHistory, place, self._settings))
             except NotFound:
-                break
-            messages = page["messages"]
-            if not messages:
-                break
-            found = [
-                _Said(int(one["id"]), one["role"], one["request_id"], one["content"] == text) for one in messages
-            ] + found
-            left, before = left - len(messages), messages[0]["id"]
-        return found
+                return
+            for one in reversed(page["messages"]):
+                yield _Said(int(one["id"]), one["role"], one["request_id"], one["content"] == text)
+            if not page["messages"]:
+                return
+            left, before = left - len(page["messages"]), page["messages"][0]["id"]
 
 
 def placed(ack: Ack) -> Place:

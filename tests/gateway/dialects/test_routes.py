@@ -275,6 +275,26 @@ async def test_a_message_that_is_changed_stands_in_the_place_of_the_old_one(gate
         assert text(await run(http, "/v1/ai/chat", sent("t", ("user", listed, "1"), messageId=listed))) == "0 "
 
 
+async def test_the_history_is_read_no_further_than_to_the_message_that_is_meant(
+    gateway_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of it has a megabyte, and here one message."""
+    monkeypatch.setattr(sessions, "PAGE_BYTES", 1)
+    settings = gateway_settings()
+    reading, read = Verbs.history, []
+
+    async def counted(self: Verbs, identity: Any, asked: Any) -> Any:
+        read.append(asked.before)
+        return await reading(self, identity, asked)
+
+    monkeypatch.setattr(Verbs, "history", counted)
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        for number in range(3):
+            await run(http, "/v1/ai/chat", sent("t", ("user", f"u{number}", "1")))
+        await run(http, "/v1/ai/chat", sent("t", ("user", "u2", "2"), messageId="u2"))
+        assert len(read) == 2, "the answer, and what it answers"
+
+
 async def test_a_message_that_never_came_begins_a_turn_at_the_end(gateway_settings: Make) -> None:
     """A page's Retry asks for another answer, though what was refused or lost was the message itself."""
     settings = gateway_settings()
