@@ -212,7 +212,8 @@ class EmbeddedStore:
                 # The lock belongs to the open file: it lasts until the server, too, has ended.
                 pass_fds=() if sys.platform == "win32" else (self._claim,),
             )
-        _record_holders(self._claim, os.getpid(), self._process.pid)
+        with contextlib.suppress(OSError):  # a full disk: the server runs, and only an error message lacks its name
+            _record_holders(self._claim, os.getpid(), self._process.pid)
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 while not await _answers(self.port):
@@ -267,7 +268,10 @@ async def claim(data_dir: Path) -> int:
             if time.monotonic() > until or (owner and _alive(owner)):
                 raise Misconfigured(_in_use(data_dir, owner, server))
             await asyncio.sleep(0.02)
-        _record_holders(lock, os.getpid(), 0)
+        try:
+            _record_holders(lock, os.getpid(), 0)
+        except OSError as error:  # a full disk, on which a file without content may still be made
+            raise Misconfigured(_not_written(data_dir, error)) from error
     except BaseException:
         os.close(lock)
         raise
@@ -386,10 +390,14 @@ def _open_lock(data_dir: Path) -> int:
         (data_dir / "store").mkdir(mode=0o700, exist_ok=True)
         return os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise Misconfigured(
-            f"expected a data folder that can be written, got {data_dir}: {error.strerror}; "
-            "set THREADLINE_DATA_DIR to another folder"
-        ) from error
+        raise Misconfigured(_not_written(data_dir, error)) from error
+
+
+def _not_written(data_dir: Path, error: OSError) -> str:
+    return (
+        f"expected a data folder that can be written, got {data_dir}: {error.strerror}; "
+        "set THREADLINE_DATA_DIR to another folder"
+    )
 
 
 def _try_lock(lock: int) -> bool:

@@ -157,6 +157,8 @@ class Fleet:
         self._state = settings.data_dir / "fleet.json"
         self._say = say
         self._up = False
+        self._recorded = True
+        """Whether `fleet.json` names the processes of now."""
 
     async def run(self, hurry: asyncio.Event) -> None:
         """Start the members and keep them running until cancelled; then stop them, in the order above.
@@ -177,7 +179,8 @@ class Fleet:
             raise failed.exceptions[0] from None
         finally:
             await self._stop(hurry)
-            self._state.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # read-only by now: no reason to hide why it stopped
+                self._state.unlink(missing_ok=True)
 
     async def _start(self, member: Member) -> None:
         name = {f"{ENV_PREFIX}NODE_ID": f"{self._settings.node_id}-{member.name}"}
@@ -315,8 +318,18 @@ class Fleet:
             "workers": [{"name": m.name, "pid": m.pid} for m in self._members if not m.url],
         }
         draft = self._state.with_suffix(".draft")
-        draft.write_text(json.dumps(fleet, indent=1) + "\n")
-        draft.replace(self._state)  # a reader sees the old file or the new one, never half of one
+        try:
+            draft.write_text(json.dumps(fleet, indent=1) + "\n")
+            draft.replace(self._state)  # a reader sees the old file or the new one, never half of one
+        except OSError as error:  # a full disk: the member runs all the same, and must not be started once more
+            if self._recorded:
+                self._say(
+                    f"{self._state} could not be written: {error.strerror or error}; the fleet goes on, and the file "
+                    "does not say which process is which until a member is started with room on that disk"
+                )
+            self._recorded = False
+        else:
+            self._recorded = True
 
 
 def _members(

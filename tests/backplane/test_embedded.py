@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -95,6 +96,18 @@ async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Misconfigured, match=r"can be written, got .*file"):
         async with EmbeddedStore(tmp_path / "file"):
+            pass
+
+
+async def test_a_folder_on_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the lock can be made and held, and nothing can be written into it."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(embedded, "_record_holders", full)
+    with pytest.raises(Misconfigured, match=r"got .*: No space left on device; set THREADLINE_DATA_DIR"):
+        async with EmbeddedStore(tmp_path):
             pass
 
 

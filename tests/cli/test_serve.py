@@ -176,6 +176,25 @@ async def test_a_store_that_was_killed_is_started_again_at_the_same_url(fleet: F
         assert after["pid"] != before["pid"]
 
 
+async def test_a_member_is_started_again_once_though_its_number_cannot_be_written_down(fleet: Fleet) -> None:
+    """On a full disk each try to note it left one more worker running."""
+    async with running(fleet):
+        before = pid_of(fleet, "worker-1")
+        (fleet.data_dir / "fleet.draft").mkdir()
+        os.kill(before, signal.SIGKILL)
+        assert "; started again as pid " in await fleet.said(f"worker-1 (pid {before}) died (signal 9)")
+        assert "fleet.json could not be written: Is a directory" in await fleet.said("fleet.json")
+        assert pid_of(fleet, "worker-1") == before
+
+
+async def test_a_fleet_starts_and_stops_where_nothing_can_be_noted(fleet: Fleet) -> None:
+    (fleet.data_dir / "fleet.json").mkdir(parents=True)
+    async with running(fleet):
+        pass
+    assert len([line for line in fleet.lines if "could not be written" in line]) == 1
+    assert fleet.lines[-1].startswith("Stopped.")
+
+
 async def test_it_stops_the_store_last_and_leaves_nothing_behind(fleet: Fleet) -> None:
     async with running(fleet):
         state = fleet.state()
