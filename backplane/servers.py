@@ -136,6 +136,8 @@ def client_options(login: dict[str, Any], retry: Retry) -> dict[str, Any]:
         "socket_keepalive": True,
         "retry": retry,
         "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+        # no `CLIENT SETINFO`: Redis 7.0 does not have it, and its ACL cannot even name it
+        "driver_info": None,
     }
 
 

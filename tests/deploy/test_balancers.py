@@ -183,7 +183,12 @@ async def test_nobody_is_sent_to_a_gateway_that_is_not_ready(
         shared.gateways[2].signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/v1/operations", "/v1/plugs/node/x", "/v1/revocations"])
+INSIDE = ("/metrics", "/v1/operations", "/v1/plugs/node/x", "/v1/revocations")
+WRITTEN_OTHERWISE = ("/%6detrics", "/v1/%6fperations", "/%76%31/operations", "/v1/plu%67s/node/x", "/v1/r%65vocations")
+"""The same to a gateway, which decodes a path before it looks who answers."""
+
+
+@pytest.mark.parametrize("path", [*INSIDE, *WRITTEN_OTHERWISE])
 @together
 async def test_what_is_for_operators_stays_inside(front: Balanced, path: str) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:

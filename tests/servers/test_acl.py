@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,18 +26,43 @@ from tests.docs.test_redis import Story
 from tests.fleet.conditions import eventually
 from tests.servers.deployments import Node
 from tests.servers.thread import Ear
+from tests.support.skipping import unable
 from tests.support.working import working
 from worker.agents.demo import agent
 
 pytestmark = pytest.mark.processes
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "valkey" / "users.acl"
+LOOKER = "user looker on >secret ~* &* +@all\n"
+"""One more user, for looking."""
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Node]:
     """Return a server with the example's users, and one more for looking."""
-    users = EXAMPLE.read_text() + "user looker on >secret ~* &* +@all\n"
-    node = Node(tmp_path, users=users, looker="looker")
+    node = Node(tmp_path, users=EXAMPLE.read_text() + LOOKER, looker="looker")
+    try:
+        await node.start()
+        yield node
+    finally:
+        await node.close()
+
+
+class Debians(Node):
+    """The `redis-server` of the PATH: Debian 12 has 7.0, the oldest that we take."""
+
+    def _program(self) -> str:
+        found = shutil.which("redis-server")
+        return found or unable(
+            "expected redis-server on the PATH, found none; install it (apt-get install redis-server)"
+        )
+
+
+@pytest.fixture(params=[Node, Debians])
+async def kept(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Node]:
+    """Return a server of each kind with the example's users as they are, and with an append-only file."""
+    node: Node = request.param(
+        tmp_path, "--appendonly", "yes", "--appendfsync", "always", users=EXAMPLE.read_text() + LOOKER, looker="looker"
+    )
     try:
         await node.start()
         yield node
@@ -122,3 +150,38 @@ async def test_the_default_user_is_off(server: Node) -> None:
             await client.ping()
     finally:
         await client.aclose()
+
+
+async def test_a_restart_of_any_server_gives_back_what_was_written(kept: Node) -> None:
+    """Redis 7.0 reads its append-only file with the rights of `default`: without any, what scripts wrote is gone."""
+    ref = thread_ref("t")
+    async with Backplane.open(settings(kept)) as backplane:
+        await backplane.turns.start(ref, Start("say 5 words", "ann", "sid"))
+    await kept.kill()
+    await kept.start()
+    async with Backplane.open(settings(kept)) as backplane:
+        assert [event.name for event in (await backplane.log.read(ref)).events]
+
+
+async def test_nothing_that_we_send_is_refused_on_the_way(kept: Node) -> None:
+    """A refusal that nobody sees would fill the log of the server's ACL, where strangers are looked for."""
+    async with Backplane.open(settings(kept)) as backplane:
+        await backplane.turns.start(thread_ref("t"), Start("say 5 words", "ann", "sid"))
+    assert await kept.redis.execute_command("ACL LOG") == []  # type: ignore[no-untyped-call]
+
+
+async def test_the_backup_s_user_may_copy_everything_and_nothing_else(kept: Node, tmp_path: Path) -> None:
+    if (program := shutil.which("redis-cli")) is None:
+        unable("expected redis-cli on the PATH, found none; install it (apt-get install redis-tools)")
+
+    async def asked(*words: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            program, "-p", str(kept.port), "--user", "backup", *words,
+            env=os.environ | {"REDISCLI_AUTH": "change-me-besides"}, cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        return (await process.communicate())[0].decode()
+
+    said = await asked("--rdb", "copy.rdb")
+    assert (tmp_path / "copy.rdb").read_bytes().startswith((b"REDIS", b"VALKEY")), said
+    assert "NOPERM" in await asked("GET", "threadline:meta")
