@@ -44,6 +44,11 @@ REFUSALS = "websocket.http.response"
 CLOSE_GRACE = 2.0
 """Seconds that a client has to read the close frame; then its transport is dropped."""
 
+REQUEST_DEADLINE = 30.0
+"""Seconds from the first byte of a request, and from the opening of a connection, to the request's last byte."""
+MAX_HEAD = 64 * 1024
+"""Bytes of a request beside its body: a token has at most 16 KiB, and common proxies pass on less than this in all."""
+
 _RESTARTS = 1012
 """Close code "service restart" (IANA registry): clients come back by themselves."""
 _INVALID_DATA = 1007
@@ -127,11 +132,62 @@ def _framed(head: bytes, payload: bytes) -> bytes:
 class HttpProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP, which hands an upgrade over as it was read: uvicorn writes it out again and reads it twice.
 
+    And with bounds: uvicorn waits for ever for a request that does not end, and keeps as long a head as is sent, both
+    before the application has seen anything that it could refuse.
+
     Give it as `http` to `uvicorn.Config`, with `WebSocketProtocol` as `ws`.
     """
 
+    _deadline: asyncio.TimerHandle | None = None
+    _beside = 0
+    """Bytes of the request that is being read, without its body: its head, and what frames a chunked body."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Wait for a request, but not for ever."""
+        super().connection_made(transport)
+        self._expect_the_end()
+
+    def data_received(self, data: bytes) -> None:
+        """Read what comes, within the bounds."""
+        self._expect_the_end()
+        self._beside += len(data)
+        super().data_received(data)
+        if self._beside > MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response(f"expected at most {MAX_HEAD} bytes before the body, got more; send fewer headers")
+
+    def on_message_begin(self) -> None:
+        """Hear that a request begins, maybe behind the end of another."""
+        self._expect_the_end()
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body, which the application bounds."""
+        self._beside -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Hear that a request has ended."""
+        self._has_ended()
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hear from the transport that it is gone."""
+        self._has_ended()
+        super().connection_lost(exc)
+
+    def _expect_the_end(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_DEADLINE, self.transport.abort)
+
+    def _has_ended(self) -> None:
+        self._beside = 0
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
     def handle_websocket_upgrade(self) -> None:
         """Leave the connection to a `WebSocketProtocol`."""
+        self._has_ended()
         try:
             url = httptools.parse_url(self.url)
             path = url.path.decode("ascii")

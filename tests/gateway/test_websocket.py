@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from structlog.testing import capture_logs
@@ -199,3 +200,82 @@ async def _read_to_the_end(reader: asyncio.StreamReader) -> bytes:
 def _kept() -> list[object]:
     kinds = (Connection, Outbox, WebSocketProtocol)
     return [found for found in gc.get_objects() if type(found) in kinds]
+
+
+# --- the bounds of a request ---------------------------------------------------------------------------------
+
+POST = b"POST /engine.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "piece"),
+    [
+        (b"GET /", b"a" * 4096),
+        (b"GET / HTTP/1.1\r\nhost: x\r\n", b"x-more: " + b"a" * 4096 + b"\r\n"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx-long: ", b"a" * 4096),
+        (POST + b"transfer-encoding: chunked\r\n\r\n", b"1;" + b"a" * 4096 + b"\r\nx\r\n"),
+        (POST + b"transfer-encoding: chunked\r\n\r\n0\r\n", b"x-more: " + b"a" * 4096 + b"\r\n"),
+    ],
+    ids=["address", "headers", "one header", "chunks", "trailers"],
+)
+async def test_a_head_that_does_not_end_is_not_kept(echo: Echo, begun: bytes, piece: bytes) -> None:
+    reader, writer = await echo.say(begun)
+    with capture_logs():
+        async with asyncio.timeout(10):
+            with suppress(ConnectionError):
+                for _ in range(1000):
+                    writer.write(piece)
+                    await writer.drain()
+                    if reader.at_eof():
+                        break
+            with suppress(ConnectionError):
+                await reader.read()
+    assert reader.at_eof() or reader.exception() is not None
+    writer.close()
+
+
+async def test_a_long_body_is_no_long_head(echo: Echo) -> None:
+    """The engine bounds a body: a client that posts too much is told so, and its connection goes on."""
+    reader, writer = await echo.say(
+        POST
+        + b"content-length: 200000\r\n\r\n"
+        + b"a" * 200_000
+        + b"GET /engine.io/?EIO=4&transport=polling HTTP/1.1\r\n"
+        b"host: x\r\nconnection: close\r\n\r\n"
+    )
+    async with asyncio.timeout(10):
+        answers = await reader.read()
+    assert b"pingInterval" in answers
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"\r\n", b"GET / HT", POST + b"content-length: 9\r\n\r\nhalf", b"GET /x HTTP/1.1\r\nhost: x\r\n\r\nGET / HT"],
+    ids=["nothing", "an empty line", "half a head", "half a body", "half a head behind another request"],
+)
+async def test_a_request_that_does_not_end_costs_its_connection(
+    sent: bytes, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "REQUEST_DEADLINE", 0.1)
+    reader, writer = await echo.say(sent)
+    async with asyncio.timeout(10):
+        with suppress(ConnectionError):
+            await reader.read()
+    writer.close()
+
+
+async def test_a_request_that_has_ended_may_take_long_to_answer(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "REQUEST_DEADLINE", 0.1)
+    later = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.4, later.set)
+
+    async def hesitate(sid: str, environ: object) -> None:
+        await later.wait()
+
+    echo.engine.on("connect", hesitate)
+    for handshake in (request(), b"GET /engine.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n\r\n"):
+        reader, writer = await echo.say(handshake)
+        async with asyncio.timeout(10):
+            assert b"pingInterval" in await reader.readuntil(b"}")
+        writer.close()
