@@ -34,6 +34,9 @@ CONNECT_DEADLINE = 15.0
 """Seconds in which a socket must join a namespace. The JavaScript client gives up after 20."""
 MAX_REFUSALS = 100
 """Malformed calls on one connection before it is closed: no client library makes one."""
+MAX_CONNECTS = 16
+"""CONNECT packets on one connection before it is closed: a client sends one for each namespace, and another when it has
+a better token. Each costs a look at a token, and begins with fresh limits."""
 MAX_UNREAD = 4096
 """Packets that may wait for one client when it sends another call; it should read before it asks for more."""
 MAX_EVENT_NAME = 64
@@ -236,6 +239,7 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
         self._connect_deadline = connect_deadline
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._refusals: dict[str, int] = {}
+        self._connects: dict[str, int] = {}
         self.eio.reader = self._read
 
     def _engineio_server_class(self) -> type[GuardedEngine]:
@@ -271,6 +275,7 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
         if deadline is not None:
             deadline.cancel()
         self._refusals.pop(eio_sid, None)
+        self._connects.pop(eio_sid, None)
         self._binary_packet.pop(eio_sid, None)
         await super()._handle_eio_disconnect(eio_sid, reason)
 
@@ -320,6 +325,9 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
         self._watch(eio_sid)
 
     async def _handle_connect(self, eio_sid: str, namespace: str, data: object) -> None:
+        self._connects[eio_sid] = count = self._connects.get(eio_sid, 0) + 1
+        if count > MAX_CONNECTS:
+            raise Breach("too_many_connects", POLICY_VIOLATION)
         if namespace not in self.namespaces and namespace not in self.handlers:
             unknown = {"message": "Invalid namespace"}  # the words of the JavaScript server
             await self._send_packet(eio_sid, self.packet_class(wire.CONNECT_ERROR, unknown, namespace=namespace))

@@ -256,9 +256,9 @@ class Sockets:
         handler = self._handlers.get(event)
         code = "ok"
         try:
+            self._count(socket)
             if handler is None:
                 raise UnknownEvent("expected the name of an event of this protocol; see docs/protocol.md")
-            self._count(socket)
             asked = payloads.parse(event, payload, self._settings)
             # nothing is awaited behind the handler: its acknowledgement comes before any later event
             ack = await self._do(socket, lambda: handler(socket, asked))

@@ -16,7 +16,8 @@ local function recall_branch(named, before, most, most_bytes)
   local found, read = reader(most, most_bytes)
   local function add(key, low)
     local top = math.min(bound, upper)
-    read(key, top == math.huge and '+' or '(' .. top .. '-0', low .. '-0')
+    -- not `..`, which writes large numbers with an exponent
+    read(key, top == math.huge and '+' or string.format('(%.0f-0', top), low .. '-0')
     bound = low
   end
   for _, cut in ipairs(listed_branches(KEYS[13])) do

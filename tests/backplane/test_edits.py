@@ -49,6 +49,7 @@ async def test_an_edit_puts_a_message_in_the_place_of_another_and_of_all_behind_
     assert edit.edited == 3
     assert await says(backplane) == ["a", "A", "new", "NEW"]
     assert await says(backplane, edit.request_id) == ["a", "A", "b", "B", "c", "C"]
+    assert await says(backplane, edit.request_id, before=9_999_999_999_999_999_999) == ["a", "A", "b", "B", "c", "C"]
     page = await backplane.log.read(REF)
     (event,) = [event for event in page.events if event.name == "thread_edited"]
     assert event.offset == edit.offset - 1

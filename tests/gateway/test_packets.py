@@ -348,6 +348,25 @@ async def test_a_second_connect_packet_does_not_run_the_handler_again(node: Node
     assert node.connects == [None]
 
 
+@pytest.mark.parametrize(
+    "frames_of_one",
+    [('40{"token":"bad"}',), ("40", "41"), ("40/x,",)],
+    ids=["refused each time", "leaves each time", "namespaces that are not there"],
+)
+async def test_a_session_that_connects_again_and_again_is_closed(node: Node, frames_of_one: tuple[str, ...]) -> None:
+    async with node.opened() as client:
+        for _ in range(packets.MAX_CONNECTS):
+            for frame in frames_of_one:
+                await client.send(frame)
+            assert str(await client.recv()).startswith("4")
+        with capture_logs() as logs:
+            await client.send(frames_of_one[0])
+            assert await closed(client) == frames.POLICY_VIOLATION
+        assert [line["reason"] for line in logs] == ["too_many_connects"]
+    assert len(node.connects) <= packets.MAX_CONNECTS
+    await wait_until(lambda: not node.sio._connects, "nothing to be kept of it")
+
+
 async def test_announced_attachments_are_not_waited_for(node: Node) -> None:
     async with node.joined() as client:
         await client.send('459999999999-["call",{"_placeholder":true,"num":0}]')

@@ -335,6 +335,13 @@ async def test_too_many_calls_are_answered_with_when_to_come_back(gateway_settin
         assert acks[-1]["error"]["retry_after_ms"] > 0
 
 
+async def test_events_that_do_not_exist_are_counted_like_calls(gateway_settings: Make, clients: Clients) -> None:
+    async with serving(gateway_settings(calls_per_second=1, calls_burst=5)) as node:
+        client = await clients.connect(node.url)
+        acks = [await client.call("no:such", thread_id="t") for _ in range(6)]
+        assert [ack["error"]["code"] for ack in acks] == ["unknown_event"] * 5 + ["rate_limited"]
+
+
 async def test_calls_that_wait_for_one_that_is_held_up_are_not_piled_up(
     gateway_settings: Make, clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
