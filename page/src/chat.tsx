@@ -1,8 +1,7 @@
 import type { ComponentChildren } from "preact";
 import { memo } from "preact/compat";
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { ThreadlineError } from "@threadline/client";
-import type { CancelResult, Message as Said, Outcome, QueueMode, Thread, ThreadSummary, TurnState } from "@threadline/client";
+import type { CancelResult, Message as Said, Outcome, QueueMode, ThreadSummary, TurnState } from "@threadline/client";
 import { useThread } from "@threadline/client/react";
 import type { UsedThread } from "@threadline/client/react";
 import { Asked } from "./approval.js";
@@ -63,7 +62,7 @@ export function Chat({ id, summary, drafts, begun, plugs, onPlugs, onMenu, onSen
     (request_id: string, text?: string) => {
       setEditing(null);
       scroll.follow();
-      void doing(() => edited(thread, request_id, text)).then((done) => done || !text || drafts.giveBack(id, text));
+      void doing(() => thread.thread.edit(text, { request_id })).then((done) => done || !text || drafts.giveBack(id, text));
     },
     [thread.thread, doing, drafts, id],
   );
@@ -145,36 +144,6 @@ export function Chat({ id, summary, drafts, begun, plugs, onPlugs, onMenu, onSen
       />
     </main>
   );
-}
-
-/** Put a message in the place of the one that began a turn, or ask that once more. */
-async function edited({ thread }: UsedThread, request_id: string, text: string | undefined): Promise<void> {
-  const message_id = await numberOf(thread, request_id);
-  if (message_id === null) {
-    // without a number the newest message would be meant
-    throw new ThreadlineError("edit_conflict", "expected the message in the thread's history, found none; look again");
-  }
-  await thread.edit(text, { message_id });
-}
-
-/** Messages of one look into the history: as many as a gateway gives. */
-const LOOK = 200;
-
-/** Return the number of the message that began a turn; null when it is not in the conversation (any more). */
-async function numberOf(thread: Thread, request_id: string): Promise<number | null> {
-  const begun = (message: { readonly request_id: string; readonly role: string }): boolean =>
-    message.request_id === request_id && message.role === "user";
-  const known = thread.state.messages.find(begun)?.id;
-  if (known) return known;
-  // one that came while we watched has no number yet: the history knows it, however far back
-  let before: number | undefined;
-  do {
-    const page = await thread.history({ limit: LOOK, before });
-    const found = page.find(begun);
-    if (found) return found.id;
-    before = page[0]?.id;
-  } while (before !== undefined && before > 1);
-  return null;
 }
 
 function useStop(thread: UsedThread): { readonly asked: boolean; readonly stop: () => void } {

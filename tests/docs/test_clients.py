@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,27 @@ def test_what_the_table_names_is_there(table: TableOf) -> None:
         for owner, name in re.findall(r"\b(client|thread|turn)\.(\w+)", row["TypeScript"]):
             source = (ROOT / "clients/typescript/src" / sources[owner]).read_text()
             assert re.search(rf"^  (?:readonly |async |get )*{name}\b", source, re.MULTILINE), f"TS: {owner}.{name}"
+
+
+# what each call of the protocol is named in the clients: a method in Python, the options of one in TypeScript
+CALLS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "chat:start": (threadline_client.Thread.send, ("SendOptions", "MessageOptions", "TraceOptions")),
+    "thread:edit": (threadline_client.Thread.edit, ("EditOptions", "MessageOptions", "TraceOptions")),
+    "thread:history": (threadline_client.Thread.history, ("HistoryOptions",)),
+    "thread:list": (threadline_client.Client.threads, ("PageOptions",)),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_both_clients_take_every_field_of_the_protocol(call: str, table: TableOf) -> None:
+    fields = {row["field"].strip("`") for row in table("protocol.md", "call", "field") if row["call"] == f"`{call}`"}
+    options = fields - {"thread_id", "message"}
+    method, interfaces = CALLS[call]
+    assert options
+    assert options <= set(inspect.signature(method).parameters), "Python"
+    source = (ROOT / "clients/typescript/src/calls.ts").read_text()
+    told = [re.findall(rf"interface {name} .*?\n}}", source, re.DOTALL)[0] for name in interfaces]
+    assert options <= set(re.findall(r"^  readonly (\w+)\?:", "\n".join(told), re.MULTILINE)), "TypeScript"
 
 
 def test_both_states_have_the_fields_of_the_table(table: TableOf) -> None:

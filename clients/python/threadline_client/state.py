@@ -37,7 +37,7 @@ class Message:
     interrupted: bool = False
     """True when the answer stopped in the middle (cancelled, superseded, failed)."""
     id: int | None = None
-    """Its number in the history; None for a message that came as an event."""
+    """Its number in the history; None for a message that came as an event: to edit that, name its `request_id`."""
     steer: bool = False
     """True for a message that went into a turn that was running."""
     context: bool = False

@@ -6,16 +6,21 @@ import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from threadline_client.calls import call
 from threadline_client.connection import Connection
-from threadline_client.errors import NotFound
-from threadline_client.events import Cursor, Event, Snapshot
+from threadline_client.errors import NotFound, Refused
+from threadline_client.events import Cursor, Event, Snapshot, whole
 from threadline_client.outcome import Outcome, outcome_in, outcome_of
 from threadline_client.stream import EventStream
 from threadline_client.threads import Watched, parse_watched
 from threadline_client.traces import trace_fields
+
+NEWEST: Final = 0
+"""In place of the `id` of a message: the newest that began a turn. No message has this number."""
+_LOOK: Final = 200
+"""Messages of one look for a number: as many as a gateway gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +130,15 @@ class Thread:
         self,
         text: str | None = None,
         *,
-        message_id: int | None = None,
+        message_id: int = NEWEST,
+        request_id: str | None = None,
         newest_id: int | None = None,
         client_message_id: str | None = None,
+        policy: str | None = None,
         model: str | None = None,
+        model_override: str | None = None,
+        temperature: float | None = None,
+        locale: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
@@ -140,31 +150,58 @@ class Thread:
 
         Args:
             text: what the person says instead; None regenerates the answer.
-            message_id: the `id` of a message of `history`; None for the newest one.
+            message_id: the `id` of a message of `history`; the newest one unless given.
+            request_id: the turn that it began, in its place: for a message that came as an event, whose `id` is None.
             newest_id: the `id` of the newest message that was shown: refuse if there are newer ones.
-            client_message_id: the idempotency key.
+            client_message_id: as of `send`, and so are all that follow.
+            policy: what becomes of the turn when its worker is lost.
             model: the model to ask for.
+            model_override: wins over `model`.
+            temperature: from 0 to 2, handed to the agent.
+            locale: the language of the answer.
             metadata: kept with the message, and handed to the agent.
-            traceparent: as of `send`.
-            tracestate: as of `send`.
+            traceparent: the trace that the turn belongs to.
+            tracestate: belongs to `traceparent`.
 
         Raises:
             NotFound: when the thread does not exist.
             Refused: `edit_conflict`, when that message is no more part of the conversation.
+            TypeError: for a `message_id` of None: without a number the newest message would be meant.
         """
+        if message_id is None:
+            raise TypeError(
+                "message_id: expected a number, got None, as of a message that came as an event; give its request_id"
+            )
+        if message_id == NEWEST and request_id is not None:
+            message_id = await self._number_of(request_id)
         key = client_message_id or secrets.token_urlsafe(15)
         payload = {
             "thread_id": self.id,
             "message": text,
-            "message_id": message_id,
+            "message_id": None if message_id == NEWEST else message_id,
             "newest_id": newest_id,
             "client_message_id": key,
+            "policy": policy,
             "model": model,
+            "model_override": model_override,
+            "temperature": temperature,
+            "locale": locale,
             "metadata": None if metadata is None else dict(metadata),
             **trace_fields(traceparent, tracestate),
         }
         given = {name: value for name, value in payload.items() if value is not None}
         return Turn(self, key, await self._call("thread:edit", given))
+
+    async def _number_of(self, request_id: str) -> int:
+        """Return the number of the message that began a turn; the history knows it, however far back."""
+        before: int | None = None
+        while before is None or before > 1:
+            page = await self.history(limit=_LOOK, before=before)
+            for message in page:
+                if message.get("request_id") == request_id and message.get("role") == "user":
+                    return whole(message.get("id"))
+            before = whole(page[0].get("id")) if page else 0
+        raise Refused("edit_conflict", "expected the message in the thread's history, found none; look again")
 
     async def rename(self, title: str) -> None:
         """Give the thread another title, of at most 120 characters.

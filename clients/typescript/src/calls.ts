@@ -38,6 +38,8 @@ export interface SendOptions extends MessageOptions {
 export interface EditOptions extends MessageOptions {
   /** The `id` of the message to put another in place of; the newest one unless given. */
   readonly message_id?: number | undefined;
+  /** The turn that it began, in place of `message_id`: for a message that came as an event, whose `id` is null. */
+  readonly request_id?: string | undefined;
   /** The `id` of the newest message that was shown: refuse if there are newer ones. */
   readonly newest_id?: number | undefined;
 }
@@ -66,6 +68,8 @@ export interface HistoryOptions extends CallOptions {
   /** The `id` of a message; only older ones are returned. */
   readonly before?: number | undefined;
   readonly limit?: number | undefined;
+  /** The `request_id` of an edit's turn: the messages as they were before it. */
+  readonly branch?: string | undefined;
 }
 
 export interface WaitingItem {

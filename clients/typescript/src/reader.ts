@@ -11,7 +11,8 @@ export class Reader implements AsyncIterableIterator<Item> {
   private ended = false;
   private error: unknown;
   private failed = false;
-  private arrived: () => void = () => {};
+  /** Whoever waits in `next`: there may be several, and each is asked to look again. */
+  private waiting: (() => void)[] = [];
 
   constructor(
     private readonly present: () => Snapshot,
@@ -67,7 +68,7 @@ export class Reader implements AsyncIterableIterator<Item> {
         throw this.error;
       }
       if (this.ended) return { done: true, value: undefined };
-      await new Promise<void>((resolve) => (this.arrived = resolve));
+      await new Promise<void>((resolve) => this.waiting.push(resolve));
     }
   }
 
@@ -80,6 +81,12 @@ export class Reader implements AsyncIterableIterator<Item> {
 
   [Symbol.asyncIterator](): this {
     return this;
+  }
+
+  private arrived(): void {
+    const { waiting } = this;
+    this.waiting = [];
+    for (const look of waiting) look();
   }
 
   private readonly abort = (): void => {

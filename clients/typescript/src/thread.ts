@@ -26,6 +26,8 @@ import { Turn, endedIn, endingOf } from "./turn.js";
 const LINGER = 1_000;
 /** Messages of one page of the history; the gateway's own default. */
 const PAGE = 50;
+/** Messages of one look for a number: as many as a gateway gives. */
+const LOOK = 200;
 
 /** One conversation, reached through whichever gateway lives. Made by `client.thread(id)`. */
 export class Thread {
@@ -173,18 +175,26 @@ export class Thread {
   /**
    * Put a message in the place of an earlier one, and return its turn; without a text, ask the same once more.
    *
-   * The turn that runs ends, and what stands behind that message leaves the conversation. It is sent again, under one
-   * idempotency key, until it is acknowledged.
+   * The turn that runs ends, and what stands behind that message leaves the conversation; `history` shows it with
+   * `branch`, the `request_id` of the turn that is returned. It is sent again, under one idempotency key, until it is
+   * acknowledged.
    *
    * @throws ThreadlineError `edit_conflict`, when that message is no more part of the conversation, or there are newer.
+   * @throws RangeError for a `message_id` of null: without a number the newest message would be meant.
    */
-  async edit(message?: string, { signal, client_message_id = newKey(), ...options }: EditOptions = {}): Promise<Turn> {
+  async edit(message?: string, options: EditOptions = {}): Promise<Turn> {
+    const { signal, client_message_id = newKey(), request_id, ...given } = options;
     signal?.throwIfAborted();
+    if (given.message_id === null) {
+      throw new RangeError("message_id: expected a number, got null, as of a message that came as an event; give its request_id");
+    }
     const release = this.hold();
     const recording: Item[] = [];
     this.recordings.add(recording);
     try {
-      const payload = { ...(message !== undefined && { message }), client_message_id, ...options };
+      const named = given.message_id === undefined && request_id !== undefined;
+      const message_id = named ? await this.numberOf(request_id, signal) : given.message_id;
+      const payload = { ...(message !== undefined && { message }), client_message_id, ...given, message_id };
       const turn = new Turn(this, client_message_id, (await this.call("thread:edit", payload, signal)) as unknown as Started);
       this.follow(turn, recording, release);
       return turn;
@@ -251,9 +261,13 @@ export class Thread {
     await this.call("queue:remove", { item_id }, signal);
   }
 
-  /** Return messages, oldest first: the newest, or those before one. */
-  async history({ before, limit, signal }: HistoryOptions = {}): Promise<readonly HistoryMessage[]> {
-    const answer = await this.call("thread:history", { before, limit }, signal);
+  /**
+   * Return messages, oldest first: the newest, or those before one; with `branch`, as they were before an edit.
+   *
+   * @throws ThreadlineError `not_found`, when there is no such thread or branch.
+   */
+  async history({ signal, ...asked }: HistoryOptions = {}): Promise<readonly HistoryMessage[]> {
+    const answer = await this.call("thread:history", asked, signal);
     return Array.isArray(answer["messages"]) ? (answer["messages"] as HistoryMessage[]) : [];
   }
 
@@ -276,6 +290,22 @@ export class Thread {
     // a snapshot or an edit that came meanwhile has begun the list anew
     if (this.current.older_before === before) this.apply({ event: "local:older", messages, has_older });
     return this.current.has_older;
+  }
+
+  /** Return the number of the message that began a turn; the history knows it, however far back. */
+  private async numberOf(request_id: string, signal: AbortSignal | undefined): Promise<number> {
+    const begun = (message: { readonly request_id: string; readonly role: string }): boolean =>
+      message.request_id === request_id && message.role === "user";
+    let found = this.current.messages.find(begun)?.id || null;
+    for (let before: number | undefined; found === null; ) {
+      const page = await this.history({ limit: LOOK, before, signal });
+      found = page.find(begun)?.id ?? null;
+      before = page[0]?.id ?? 0;
+      if (found === null && before <= 1) {
+        throw new ThreadlineError("edit_conflict", "expected the message in the thread's history, found none; look again");
+      }
+    }
+    return found;
   }
 
   private call(event: string, payload: object, signal: AbortSignal | undefined): Promise<Readonly<Record<string, unknown>>> {

@@ -373,6 +373,8 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
     expect((await other.wait()).text).toContain("Nice to meet you, Eve");
     await until(there, ({ messages, status: now }) => messages.length === 2 && now === "idle");
     expect(there.state.messages.map(({ content }) => content)[0]).toBe("my name is Eve");
+    const before = await there.history({ branch: other.request_id });
+    expect(before[0]?.content).toBe("my name is Ada");
     const again = await here.edit();
     expect((await again.wait()).ok).toBe(true);
     expect((await here.presence()).running).toBeNull();

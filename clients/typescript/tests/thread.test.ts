@@ -3,7 +3,7 @@ import type { HistoryMessage, Item } from "../src/events.js";
 import type { Turn } from "../src/index.js";
 import type { Answer } from "../src/tracker.js";
 import { closeAll, open, until } from "./fleet.js";
-import { type Fields, NOT_FOUND, ScriptedGateway } from "./scripted.js";
+import { type Answers, type Fields, NOT_FOUND, ScriptedGateway } from "./scripted.js";
 
 afterEach(async () => {
   await closeAll();
@@ -14,13 +14,14 @@ afterEach(async () => {
 const told = (id: number): HistoryMessage => ({ id, ts: 5, role: "user", content: `m${id}`, request_id: `r${id}` });
 
 /** The last two of `messages`, which `thread:history` reads. */
-function gatewayOf(messages: readonly HistoryMessage[]): ScriptedGateway {
+function gatewayOf(messages: readonly HistoryMessage[], others: Record<string, Answers> = {}): ScriptedGateway {
   const history = ({ before, limit }: Fields): HistoryMessage[] =>
     messages.filter(({ id }) => before === undefined || id < Number(before)).slice(-Number(limit));
   return new ScriptedGateway({
     "thread:subscribe": () => ({ ok: true, epoch: "e", offset: 9, snapshot: { messages: messages.slice(-2) } }),
     "thread:history": (payload) => ({ ok: true, messages: history(payload) }),
     "queue:status": () => ({ ok: true, running: null, state: "idle", lanes: {} }),
+    ...others,
   });
 }
 
@@ -41,6 +42,19 @@ test.each([
   expect(await thread.older()).toBe(false);
   expect(thread.state.messages.map(({ content }) => content)).toEqual([...older.map((id) => `m${id}`), "other", "answer"]);
   expect(gateway.asked("thread:history").map(({ before }) => before)).toEqual([message_id, message_id - 1]);
+});
+
+test("a message that came as an event is edited by its turn: the history knows its number, however far back", async () => {
+  const messages = Array.from({ length: 250 }, (_, at) => told(at + 1));
+  const gateway = gatewayOf(messages, { "thread:edit": () => ({ ...STARTED, request_id: "r251" }) });
+  const thread = open({ urls: ["http://one"] }).thread("tea");
+  await thread.edit("other", { request_id: "r3" });
+  expect(gateway.asked("thread:edit")).toMatchObject([{ message: "other", message_id: 3 }]);
+  expect(gateway.asked("thread:history").map(({ before }) => before)).toEqual([undefined, 51]);
+  await expect(thread.edit("other", { request_id: "none" })).rejects.toMatchObject({ code: "edit_conflict" });
+  await expect(thread.edit("other", { request_id: "" })).rejects.toMatchObject({ code: "edit_conflict" });
+  await expect(thread.edit("other", { message_id: null as never })).rejects.toThrow(/request_id/);
+  expect(gateway.asked("thread:edit")).toHaveLength(1);
 });
 
 const STARTED = { ok: true, state: "accepted", request_id: "r1", epoch: "e", offset: 1 };

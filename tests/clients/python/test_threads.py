@@ -68,6 +68,30 @@ async def test_threads_are_listed_renamed_edited_and_deleted(settings: Make) -> 
         assert [shown.thread_id for shown in (await client.threads()).threads] == ["c", "b"]
 
 
+async def test_a_message_without_a_number_is_edited_by_its_turn(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threadline_client.thread._LOOK", 2)
+    given = settings(port=0)
+    async with serving(given) as node, working(given, echo), connect(node.url) as client:
+        thread, state = client.thread("t"), ThreadState()
+        async with thread.events() as events:
+            for said in ("one", "two", "three"):
+                await (await thread.send(said)).wait()
+            while len(state.messages) < 6:
+                state.apply(await anext(events))
+        second = state.messages[2]
+        assert (second.content, second.id) == ("two", None)
+        with pytest.raises(TypeError, match="request_id"):
+            await thread.edit("other", message_id=second.id)  # type: ignore[arg-type]  # what mypy refuses too
+        turn = await thread.edit("other", request_id=second.request_id, policy="resume", locale="de")
+        assert (await turn.wait()).text == "OTHER"
+        assert [m["content"] for m in await thread.history()] == ["one", "ONE", "other", "OTHER"]
+        with pytest.raises(Refused) as caught:
+            await thread.edit("late", request_id=second.request_id)
+        assert caught.value.code == "edit_conflict"
+
+
 async def test_a_stream_of_a_deleted_thread_says_so_and_waits_for_the_next_one(settings: Make) -> None:
     given = settings(port=0)
     async with serving(given) as node, working(given, echo), connect(node.url) as client, connect(node.url) as other:
