@@ -96,14 +96,34 @@ async def _examine(address: Address, server: Server) -> Fault | None:
                 await _examine_sentinel(address, server, line)
             elif address.kind == "cluster":
                 await _examine_node(server, line)
+            else:
+                await _examine_primary(address, server, line)
     except _Faulty as faulty:
         return faulty.fault
-    except (OSError, TimeoutError, hiredis.HiredisError) as error:
+    except hiredis.HiredisError as error:
         return Fault(
-            f"{server} closes the connection, or does not answer ({error or type(error).__name__})",
-            "see the log of that server",
+            f"expected Redis or Valkey at {server}, got a server that speaks something else ({error})",
+            "correct host and port in THREADLINE_REDIS_URL",
         )
+    except OSError as error:
+        return _silent(server) if _timed_out(error) else _closed(server, error)
     return None
+
+
+def _timed_out(error: OSError) -> bool:
+    """Return whether it was our patience that ended, and not that of the network."""
+    return isinstance(error, TimeoutError) and not error.errno
+
+
+def _silent(server: Server) -> Fault:
+    return Fault(
+        f"{server} takes the connection, and does not answer within {PATIENCE:g} s",
+        "see whether that server is stopped or overloaded, and that Redis or Valkey is what listens there",
+    )
+
+
+def _closed(server: Server, error: OSError) -> Fault:
+    return Fault(f"{server} closes the connection ({error.strerror or error})", "see the log of that server")
 
 
 # --- the way there -------------------------------------------------------------------------------------
@@ -137,13 +157,15 @@ async def _examine_tls(address: Address, server: Server) -> None:
             await line.alert()
     except ssl.SSLCertVerificationError as error:
         raise _not_believed(server, error) from None
-    except (OSError, TimeoutError) as error:
+    except OSError as error:
         if await _speaks_plain(server):
             raise _Faulty(
                 f"expected a server with TLS at {server}, got one without",
                 "name its TLS port (`tls-port` in its configuration), or write redis in place of rediss in "
                 "THREADLINE_REDIS_URL",
             ) from None
+        if _timed_out(error):
+            raise
         raise _not_taken(address, server, error) from None
 
 
@@ -157,7 +179,7 @@ def _nobody(server: Server, error: OSError | TimeoutError) -> _Faulty:
         return _Faulty(
             f"nothing listens at {server}", "start Redis there, or correct host and port in THREADLINE_REDIS_URL"
         )
-    if isinstance(error, TimeoutError) and not error.errno:
+    if _timed_out(error):
         return _Faulty(
             f"{server} did not answer within {PATIENCE:g} s",
             "check host and port, and whether a firewall or a NetworkPolicy is between",
@@ -177,7 +199,7 @@ def _not_believed(server: Server, error: ssl.SSLCertVerificationError) -> _Fault
     return _Faulty(f"expected a certificate of {server} that can be believed, got {text}", advice)
 
 
-def _not_taken(address: Address, server: Server, error: OSError | TimeoutError) -> _Faulty:
+def _not_taken(address: Address, server: Server, error: OSError) -> _Faulty:
     reason = getattr(error, "reason", None) or ""
     if "ssl_certfile" not in address.tls_options:
         if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason or isinstance(error, ConnectionError):
@@ -242,7 +264,26 @@ async def _examine_login(address: Address, server: Server, line: _Line) -> None:
         )
     if "max number of clients" in said:
         raise _Faulty(f"{server} has as many clients as it may", "raise `maxclients`, and its limit of open files")
+    if said.startswith("MISCONF"):
+        raise _Faulty(f"{server} takes no writes: {said}", "make room on its disk, or see there why it cannot write")
     raise _Faulty(f"{server} answers: {said}", "see its log; LOADING and MASTERDOWN pass by themselves")
+
+
+async def _examine_primary(address: Address, server: Server, line: _Line) -> None:
+    answer = await line.ask("SELECT", str(address.db))
+    if isinstance(answer, hiredis.ReplyError) and "out of range" in str(answer):
+        raise _Faulty(
+            f"{server} has no database {address.db}",
+            "write a lower number behind the port in THREADLINE_REDIS_URL, or raise `databases` there",
+        )
+    answer = await line.ask("INFO", "replication")  # unlike ROLE, every user of ours may ask that
+    if isinstance(answer, bytes) and b"role:slave" in answer.splitlines():
+        fields = dict(field.partition(":")[::2] for field in as_text(answer).splitlines())
+        raise _Faulty(
+            f"expected a primary at {server}, got a replica of {fields.get('master_host')}:"
+            f"{fields.get('master_port')}, which takes no writes",
+            "name the primary in THREADLINE_REDIS_URL, or its Sentinels with redis+sentinel://",
+        )
 
 
 async def _examine_sentinel(address: Address, server: Server, line: _Line) -> None:

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from backplane import diagnosis
 from backplane.addresses import Address
-from backplane.connection import RETRIES, Backplane, as_recorded, open_servers, redis_errors
+from backplane.connection import RETRIES, Backplane, answered, as_recorded, open_servers
 from backplane.doctor import findings
 from backplane.doctor.findings import Finding
 from backplane.doctor.rights import lacking
@@ -58,10 +58,10 @@ async def check_redis(settings: Settings) -> list[Finding]:
         return [Finding("redis", False, error.message, "correct it, and ask again")]
     redis = servers.client(RETRIES)
     try:
-        reach = await _reachable(servers, redis)
+        reach = await _reachable(servers, redis, settings.redis_timeout)
         if not reach.ok:
             return [reach]
-        what = await _kind(servers, redis)
+        what = await _kind(servers, redis, settings.redis_timeout)
         if not what.ok:
             return [reach, what]
         return [reach, what, await _encryption(servers), *await _at_primaries(settings, servers, redis)]
@@ -79,7 +79,7 @@ async def _at_primaries(settings: Settings, servers: Servers, redis: Redis) -> l
         known = await as_recorded(settings, redis)
     backplane = Backplane(known, servers, redis, redis)
     primaries = list(zip(servers.primaries, backplane.primaries(), strict=True))
-    seen = [await _look(str(server), client, servers.address, settings.key_prefix) for server, client in primaries]
+    seen = [await _look(str(server), client, servers.address, settings) for server, client in primaries]
     watched = servers.address.kind != "single"
     here = all(server.here for server in servers.primaries)
     return [
@@ -108,10 +108,10 @@ def _worst(found: list[tuple[Seen, Finding]]) -> Finding:
     return replace(finding, text=f"{finding.text} (and well at {len(found) - 1} more)")
 
 
-async def _look(server: str, redis: Redis, address: Address, prefix: str) -> Seen:
+async def _look(server: str, redis: Redis, address: Address, settings: Settings) -> Seen:
     async def allowed(call: Awaitable[Any], otherwise: Any) -> Any:
         try:
-            with redis_errors():
+            async with answered(settings.redis_timeout):
                 return await call
         except Internal:  # forbidden by an ACL, or unknown to a substitute: judged as what it is, unknown
             return otherwise
@@ -122,7 +122,7 @@ async def _look(server: str, redis: Redis, address: Address, prefix: str) -> See
     info = await allowed(redis.info(), {})
     config: dict[Any, Any] = await allowed(redis.config_get(*_ASKED), {})
     user = await allowed(redis.acl_whoami(), b"")
-    lacks = await allowed(lacking(redis, prefix, cluster=address.kind == "cluster"), None)
+    lacks = await allowed(lacking(redis, settings.key_prefix, cluster=address.kind == "cluster"), None)
     return Seen(
         server, info, {as_text(name): as_text(value) for name, value in config.items()}, as_text(user), ahead, lacks
     )
@@ -146,11 +146,11 @@ def _refused(error: ThreadlineError) -> tuple[str, str]:
     return error.message, "see that the server runs and is not overloaded, and ask again"
 
 
-async def _reachable(servers: Servers, redis: Redis) -> Finding:
+async def _reachable(servers: Servers, redis: Redis, patience: float) -> Finding:
     loop = asyncio.get_running_loop()
     begun = loop.time()
     try:
-        with redis_errors():
+        async with answered(patience):  # one that is stopped, or behind a dead path, takes a call and never answers
             await servers.locate()
             await redis.ping()
     except ThreadlineError as error:
@@ -162,11 +162,12 @@ async def _reachable(servers: Servers, redis: Redis) -> Finding:
     return Finding("redis", True, f"answers in {(loop.time() - begun) * 1000:.1f} ms ({primaries})")
 
 
-async def _kind(servers: Servers, redis: Redis) -> Finding:
+async def _kind(servers: Servers, redis: Redis, patience: float) -> Finding:
     info: dict[str, Any] = {}
     if servers.address.kind == "single":  # the others have named a primary, which nothing else does
-        with suppress(Internal), redis_errors():
-            info = await redis.info()
+        with suppress(Internal):
+            async with answered(patience):
+                info = await redis.info()
     return findings.kind(info, servers.address.kind)
 
 
@@ -178,7 +179,7 @@ async def _encryption(servers: Servers) -> Finding:
 
 
 async def _partitions(settings: Settings, backplane: Backplane) -> Finding:
-    with redis_errors():
+    async with answered(settings.redis_timeout):
         recorded: Any = await backplane.redis.hget(backplane.keys.meta, "partitions")
     if recorded is None:
         return Finding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from backplane import diagnosis
 from backplane.addresses import parse
 from backplane.diagnosis import Encryption, Fault, diagnose, encryption
 from backplane.embedded import HOST, free_port
@@ -86,6 +88,7 @@ async def test_a_password_that_the_server_does_not_know(valkey: str) -> None:
         ("ERR max number of clients reached", "as many clients", "maxclients"),
         ("NOPERM User x has no permissions", "may not PING", "users.acl"),
         ("LOADING Redis is loading", "LOADING", "pass by themselves"),
+        ("MISCONF Errors writing to the AOF file: No space left on device", "takes no writes", "make room on its disk"),
     ],
 )
 async def test_what_the_server_says_becomes_what_to_do(said: str, text: str, advice: str) -> None:
@@ -97,9 +100,38 @@ async def test_what_the_server_says_becomes_what_to_do(said: str, text: str, adv
 
 async def test_another_program_listens() -> None:
     async with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
-        assert "closes the connection, or does not answer" in (await fault_of(f"redis://{HOST}:{port}")).text
+        fault = await fault_of(f"redis://{HOST}:{port}")
+        assert f"expected Redis or Valkey at {HOST}:{port}, got a server that speaks something else" in fault.text
+        assert "correct host and port" in fault.advice
     async with answering(b"") as port:
         assert "closed without an answer" in (await fault_of(f"redis://{HOST}:{port}")).text
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "redis+cluster"])
+async def test_a_server_that_is_stopped_is_told_from_one_that_closes(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its system still takes connections for it."""
+    monkeypatch.setattr(diagnosis, "PATIENCE", 0.1)
+    with socket.create_server((HOST, 0)) as stopped:
+        fault = await fault_of(f"{scheme}://{HOST}:{stopped.getsockname()[1]}{'/main' if 'sentinel' in scheme else ''}")
+    assert "takes the connection, and does not answer within 0.1 s" in fault.text
+    assert "stopped or overloaded" in fault.advice
+
+
+async def test_a_replica_is_no_primary() -> None:
+    info = "# Replication\r\nrole:slave\r\nmaster_host:10.0.0.7\r\nmaster_port:6379\r\n"
+    async with answering(f"${len(info)}\r\n{info}\r\n".encode()) as port:
+        fault = await fault_of(f"redis://{HOST}:{port}")
+    assert f"expected a primary at {HOST}:{port}, got a replica of 10.0.0.7:6379" in fault.text
+    assert "name the primary" in fault.advice
+
+
+async def test_a_database_that_the_server_does_not_have(valkey: str) -> None:
+    at = valkey.split("//")[1].split("/")[0]
+    fault = await fault_of(f"redis://{at}/99999")
+    assert fault.text.endswith("has no database 99999")
+    assert "THREADLINE_REDIS_URL" in fault.advice
 
 
 async def test_one_server_is_no_sentinel_and_no_cluster(valkey: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from backplane import diagnosis
 from backplane.connection import Backplane
 from backplane.doctor.checks import check_redis
 from backplane.doctor.findings import Finding
@@ -57,6 +59,16 @@ async def test_a_redis_that_is_not_there_is_the_only_finding() -> None:
     assert (finding.name, finding.ok) == ("redis", False)
     assert "nothing listens" in finding.text
     assert "THREADLINE_REDIS_URL" in finding.advice
+
+
+async def test_a_redis_that_is_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its system still takes connections for it; the doctor used to wait for an answer for ever."""
+    monkeypatch.setattr(diagnosis, "PATIENCE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        url = f"redis://127.0.0.1:{stopped.getsockname()[1]}/0"
+        (finding,) = await check_redis(Settings(redis_url=url, redis_timeout=0.1))
+    assert (finding.name, finding.ok) == ("redis", False)
+    assert "does not answer within 0.1 s" in finding.text
 
 
 async def test_an_address_that_means_nothing_is_the_only_finding() -> None:
