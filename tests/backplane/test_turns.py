@@ -515,6 +515,24 @@ async def test_a_cancel_proves_itself_in_the_log_and_in_its_answer(backplane: Ba
     assert third.how == how
 
 
+@pytest.mark.parametrize("told_by", ["append", "heartbeat"])
+async def test_the_first_time_that_a_worker_is_told_of_a_cancel_is_kept(backplane: Backplane, told_by: str) -> None:
+    """Whichever of its calls was the first: what it is told again later changes nothing."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await backplane.turns.cancel(REF, "ann")
+
+    async def told(number: int) -> str | None:
+        if told_by == "heartbeat":
+            return (await backplane.turns.heartbeat([claim]))[0]
+        return (await backplane.turns.append(claim, Batch(number, [])))[0]
+
+    assert await told(1) == "cancelled"
+    assert (await backplane.turns.cancel(REF, "ann", claim.request_id)).seen is not None
+    await backplane.redis.hset(backplane.keys.thread(REF).turn(claim.request_id), "cancel_seen", 1)  # long ago
+    assert await told(2) == "cancelled"
+    assert (await backplane.turns.cancel(REF, "ann", claim.request_id)).seen == 1
+
+
 async def test_a_cancel_of_a_turn_that_no_worker_runs_says_so(backplane: Backplane) -> None:
     running = await backplane.turns.start(REF, ask("q"))
     waiting = await backplane.turns.start(REF, ask("w", queue_mode="followup"))
@@ -913,6 +931,17 @@ async def test_two_workers_race_for_one_turn_and_never_both_win(backplane: Backp
         place = member(backplane, started.request_id, ref)
         both = await asyncio.gather(backplane.turns.claim(place, "a"), backplane.turns.claim(place, "b"))
         assert sum(claim is not None for claim in both) == 1
+
+
+async def test_an_owner_that_beats_keeps_its_turn_and_nobody_needs_to_look_at_it(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    place, due = member(backplane, claim.request_id), backplane.keys.thread(REF).partition.due
+    await lapse(backplane, claim.request_id)
+    assert await backplane.turns.heartbeat([claim]) == ["ok"]
+    (at,) = await backplane.redis.zmscore(due, [place])
+    assert at == int(await backplane.redis.hget(backplane.keys.thread(REF).turn(claim.request_id), "lease_until") or 0)
+    assert await backplane.turns.recover(place) == "none"
+    assert await backplane.turns.append(claim, said("still mine")) == ("ok", 3)
 
 
 async def test_a_recovered_turn_of_a_running_worker_is_left_alone(backplane: Backplane) -> None:
