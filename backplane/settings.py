@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     """Calls a second that one user may make over all gateways; bursts of 5 seconds' worth pass; 0 for no limit."""
     tenant_calls_per_second: float = Field(default=0.0, ge=0)
     """The same for all users of one tenant together."""
+    max_connections_per_user: int = Field(default=100, ge=0)
+    """Sockets and streams of events that one user may have open at one gateway; 0 for no limit."""
     connects_per_second: float = Field(default=100.0, ge=0)
     """New connections a second that one address may make over all gateways; bursts as above; 0 for no limit."""
     http_calls_per_second: float = Field(default=100.0, ge=0)

@@ -44,9 +44,17 @@ class Allowance(Bucket):
     def take(self) -> None:
         """Take one call out of it, as `Bucket.take`."""
         super().take()
+        self._spend(1)
+
+    def charge(self, calls: int) -> None:
+        """Take out calls that pass in any case, as `Bucket.charge`."""
+        super().charge(calls)
+        self._spend(calls)
+
+    def _spend(self, calls: int) -> None:
         if not self._spent:
             self._since = self._at
-        self._spent += 1
+        self._spent += calls
 
     @property
     def is_due(self) -> bool:
@@ -111,6 +119,20 @@ class Allowances(Generic[Caller]):
         """
         if not self._rate:
             return None
+        allowance = self._find(caller)
+        allowance.take()
+        if allowance.is_due:
+            self._due[allowance.key] = allowance
+        return allowance
+
+    def charge(self, caller: Caller, calls: int) -> None:
+        """Take out calls of somebody that pass in any case."""
+        if self._rate and calls > 0:
+            allowance = self._find(caller)
+            allowance.charge(calls)
+            self._due[allowance.key] = allowance
+
+    def _find(self, caller: Caller) -> Allowance:
         allowance = self._of.get(caller)
         if allowance is None:
             allowance = Allowance(self._key(caller), self._rate, self._rate * BURST, self._clock, self._what)
@@ -119,9 +141,6 @@ class Allowances(Generic[Caller]):
                 self._of.popitem(last=False)
         else:
             self._of.move_to_end(caller)
-        allowance.take()
-        if allowance.is_due:
-            self._due[allowance.key] = allowance
         return allowance
 
     def due(self) -> list[Allowance]:

@@ -213,7 +213,7 @@ class Http:
         if request.method == "HEAD":
             await self._verbs.beginning(identity, asked.thread_id)  # refused as a GET is
             return unread()
-        stream = Stream(self._verbs, self._metrics, self._node.degraded, identity, asked)
+        stream = Stream(self._verbs, self._metrics, self._node.degraded, self._callers, identity, asked)
         return StreamResponse(stream, stream.events(await stream.join()))
 
     async def body(self, request: Request) -> dict[str, Any]:

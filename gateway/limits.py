@@ -57,6 +57,11 @@ class Bucket:
             )
         self._left -= 1.0
 
+    def charge(self, calls: int) -> None:
+        """Take out calls that pass in any case; beyond what is there they are a debt, and nothing passes until then."""
+        self._refill()
+        self._left -= calls
+
     def _refill(self) -> None:
         now = self._clock()
         self._left = min(self._burst, self._left + max(0.0, now - self._at) * self._rate)

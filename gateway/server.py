@@ -61,7 +61,7 @@ class Gateway:
         self._publisher = Publisher(backplane.redis, settings.redis_timeout)
         self._manager = RoomChannelManager(self._publisher, backplane.live, prefix=settings.key_prefix)
         self._server = GuardedServer(settings, client_manager=self._manager)
-        callers = Callers(settings, self.metrics)
+        self.callers = callers = Callers(settings, self.metrics)
         self.sockets = Sockets(self._server, settings, authenticator, verbs, self.node, self.metrics, callers)
         http = Http(settings, authenticator, verbs, self.node, self.metrics, callers)
         self._operations = Operations(settings, backplane, self.metrics, self.sockets.unplug)
@@ -72,7 +72,7 @@ class Gateway:
         self.routes = [
             *Page(settings, INDEX).routes(),
             *http.routes(),
-            *Dialects(settings, verbs, self.node, self.metrics, http).routes(),
+            *Dialects(settings, verbs, self.node, self.metrics, http, callers).routes(),
             *self._operations.routes(http.who, http.answered, http.body),
         ]
         guard = OriginGuard(ASGIApp(self._server, Starlette(routes=self.routes)), settings)

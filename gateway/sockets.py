@@ -184,10 +184,13 @@ class Sockets:
         try:
             identity = await self._authenticator.authenticate(token)
         except ThreadlineError as error:
-            # message and data reach JavaScript as err.message and err.data
-            raise Refused(error.code, error.as_dict()) from None
+            raise _refused(error) from None
         if eio_sid not in self._server.eio.sockets:
             raise Refused("unavailable")
+        try:
+            self._callers.enter(identity)
+        except ThreadlineError as error:
+            raise _refused(error) from None
         socket = Socket(self._server, self._settings, sid, eio_sid)
         self._sockets[sid] = socket
         self._identify(socket, identity)
@@ -218,6 +221,7 @@ class Sockets:
         socket = self._sockets.pop(sid, None)
         if socket is None:
             return
+        self._callers.leave(socket.identity)
         if socket.expiry is not None:
             socket.expiry.cancel()
         # closing the tab never stops the turn: only its places in the rooms are given up
@@ -326,3 +330,7 @@ class Sockets:
         if not socket.gone:  # else nobody would end the timer, and it holds the socket for as long as the token counts
             self._identify(socket, identity)
         return {"ok": True, "expires_at": identity.expires_at}
+
+
+def _refused(error: ThreadlineError) -> Refused:
+    return Refused(error.code, error.as_dict())  # JavaScript has them as err.message and err.data

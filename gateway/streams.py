@@ -14,6 +14,7 @@ from backplane.errors import InvalidPayload, ThreadlineError
 from backplane.events import Event, dumps
 from backplane.notices import THREAD_DELETED
 from gateway.auth import Identity
+from gateway.callers import Callers
 from gateway.degraded import Degraded
 from gateway.metrics import Metrics
 from gateway.payloads import ThreadSubscribe
@@ -45,13 +46,21 @@ class Stream:
     """One reader of server-sent events. A member of rooms."""
 
     def __init__(
-        self, verbs: Verbs, metrics: Metrics, degraded: Degraded, identity: Identity, asked: ThreadSubscribe
+        self,
+        verbs: Verbs,
+        metrics: Metrics,
+        degraded: Degraded,
+        callers: Callers,
+        identity: Identity,
+        asked: ThreadSubscribe,
     ) -> None:
         self.rooms: set[Room] = set()
         self.gone = False
         self._verbs = verbs
         self._metrics = metrics
         self._degraded = degraded
+        self._callers = callers
+        self._is_counted = False
         self.identity = identity
         self._asked = asked
         self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -88,6 +97,9 @@ class Stream:
         self._part()
         if self._joining is not None:
             self._joining.cancel()
+        if self._is_counted:
+            self._is_counted = False
+            self._callers.leave(self.identity)
 
     def _part(self) -> None:
         self.gone = True
@@ -101,8 +113,11 @@ class Stream:
 
         Raises:
             NotFound: when there is no such thread, or it is another's.
+            RateLimited: when its user has as many connections open as it may.
             Unavailable: when Redis did not answer.
         """
+        self._callers.enter(self.identity)
+        self._is_counted = True
         self._joined = asyncio.get_running_loop().create_future()
         self._joining = asyncio.create_task(self._subscribe(self._joined), name=f"join-{self._asked.thread_id}")
         try:

@@ -16,6 +16,7 @@ from backplane.errors import NotFound
 from backplane.events import APPROVAL_DECIDED, Event, dumps, merge, standing
 from backplane.log import Page
 from gateway.auth import Identity
+from gateway.callers import Callers
 from gateway.degraded import Degraded
 from gateway.dialects.view import Frame, View
 from gateway.metrics import Metrics
@@ -49,6 +50,7 @@ class Feed:
         verbs: Verbs,
         metrics: Metrics,
         degraded: Degraded,
+        callers: Callers,
         identity: Identity,
         place: Place,
         view: View,
@@ -58,6 +60,7 @@ class Feed:
         self._verbs = verbs
         self._metrics = metrics
         self._degraded = degraded
+        self._callers = callers
         self._identity = identity
         self._place = place
         self._view = view
@@ -75,6 +78,7 @@ class Feed:
 
         Raises:
             NotFound: when there is no such thread, or it is another's.
+            RateLimited: when its user has as many connections open as it may.
             Unavailable: when Redis did not answer.
         """
         while True:
@@ -85,7 +89,7 @@ class Feed:
                 self._at = (self._page.epoch, after)
                 asked = ThreadSubscribe(thread_id=self._place.thread_id, epoch=self._at[0], after=self._at[1])
             waited = found is None and await self._is_in_a_lane()
-            stream = Stream(self._verbs, self._metrics, self._degraded, self._identity, asked)
+            stream = Stream(self._verbs, self._metrics, self._degraded, self._callers, self._identity, asked)
             joined = await stream.join()
             if found is None and not joined.get("snapshot"):
                 stream.leave()

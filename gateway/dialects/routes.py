@@ -15,6 +15,7 @@ from backplane.errors import NotFound
 from backplane.settings import Settings
 from gateway import payloads
 from gateway.auth import Identity
+from gateway.callers import Callers
 from gateway.dialects import inputs
 from gateway.dialects.agui import AgUi
 from gateway.dialects.aisdk import AiSdk
@@ -34,12 +35,15 @@ _AI_SDK_HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 class Dialects:
     """The dialects' routes of a node."""
 
-    def __init__(self, settings: Settings, verbs: Verbs, node: Node, metrics: Metrics, http: Http) -> None:
+    def __init__(
+        self, settings: Settings, verbs: Verbs, node: Node, metrics: Metrics, http: Http, callers: Callers
+    ) -> None:
         self._settings = settings
         self._verbs = verbs
         self._node = node
         self._metrics = metrics
         self._http = http
+        self._callers = callers
         self._revisions = Revisions(settings, verbs)
 
     def routes(self) -> list[BaseRoute]:
@@ -97,6 +101,7 @@ class Dialects:
 
     async def _placed(self, identity: Identity, asked: Asked) -> Place:
         """Start the turn that is asked for, or decide what is answered; return where the turn is found."""
+        self._callers.check(identity)  # its stream would be refused, and the turn begun
         if asked.revision is not None:
             return await self._revisions.place(identity, asked, asked.revision)
         if not asked.decided:
@@ -107,6 +112,7 @@ class Dialects:
             payloads.read(payloads.ApprovalDecide, {"thread_id": asked.thread_id, **asdict(answer)}, self._settings)
             for answer in asked.decided
         ]
+        self._callers.charge(identity, len(decisions) - 1)  # one call was counted when it came
         for decide in decisions:
             await self._verbs.decide(identity, decide)
         thread_id = decisions[0].thread_id
@@ -139,7 +145,8 @@ class Dialects:
         if request.method == "HEAD":
             return unread(headers)
         behind = frozenset(answer.approval_id for answer in asked.decided) if asked else frozenset[str]()
-        feed = Feed(self._verbs, self._metrics, self._node.degraded, identity, place, view, _cursor(request), behind)
+        parts = self._verbs, self._metrics, self._node.degraded, self._callers
+        feed = Feed(*parts, identity, place, view, _cursor(request), behind)
         stream, joined = await feed.join()
 
         async def sent() -> AsyncIterator[ServerSentEvent]:

@@ -9,25 +9,29 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 from backplane.errors import NotFound, Unavailable
 from backplane.events import Event, dumps
 from backplane.settings import Settings
 from gateway import streams
-from gateway.auth import ANONYMOUS
+from gateway.auth import ANONYMOUS, mint
+from gateway.callers import Callers
 from gateway.degraded import Degraded
 from gateway.metrics import Metrics
 from gateway.payloads import ThreadSubscribe
 from gateway.streams import Stream
 from gateway.verbs import Verbs
 from tests.gateway.agents import count, endless
-from tests.gateway.conftest import RunningGateway, serving, working
+from tests.gateway.conftest import Clients, RunningGateway, serving, working
 from tests.support.waiting import wait_until
 from worker.turn import AgentEvent, ToolCall, ToolResult, Turn
 
 Make = Callable[..., Settings]
 EVENTS = "/v1/threads/t/events"
 MANY = 100
+SECRET = "a secret of at least 32 bytes, for tests"
+CALLERS = Callers(Settings(), Metrics())
 RUN = {"threadId": "t", "runId": "run-1", "messages": [{"id": "u1", "role": "user", "content": "3"}]}
 
 
@@ -158,7 +162,7 @@ async def test_who_does_not_read_what_it_missed_comes_back_behind_what_it_got(
     async with serving(settings) as node, working(settings, busy), httpx.AsyncClient(base_url=node.url) as http:
         asked = ThreadSubscribe(thread_id="t", epoch=await worked(http), after=0)
         verbs = Verbs(node.backplane, node.gateway.rooms)
-        stream = Stream(verbs, node.gateway.metrics, node.gateway.node.degraded, ANONYMOUS, asked)
+        stream = Stream(verbs, node.gateway.metrics, node.gateway.node.degraded, CALLERS, ANONYMOUS, asked)
         joined = await stream.join()
         await wait_until(lambda: stream.gone, "it is given up")
         offsets = [int(sent.id.rpartition(":")[2]) async for sent in stream.events(joined) if sent.id]
@@ -182,7 +186,7 @@ class Verb:
     def stream(self) -> Stream:
         """Return a stream that is to join."""
         asked = ThreadSubscribe(thread_id="t", epoch="e", after=0)
-        return Stream(cast(Verbs, self), Metrics(), Degraded(lambda: False), ANONYMOUS, asked)
+        return Stream(cast(Verbs, self), Metrics(), Degraded(lambda: False), CALLERS, ANONYMOUS, asked)
 
 
 async def snapshot() -> Any:
@@ -241,3 +245,35 @@ async def test_who_leaves_while_the_past_is_read_ends_the_reading() -> None:
     assert await stream.join() == {}
     stream.leave()
     await asyncio.wait_for(ended.wait(), 10)
+
+
+@pytest.mark.parametrize("path", [EVENTS, "/v1/agui/t/stream", "/v1/ai/chat/t/stream"])
+async def test_a_user_has_so_many_connections_open_and_no_more(
+    path: str, gateway_settings: Make, clients: Clients
+) -> None:
+    """Sockets and streams together. Others are not counted with them, and one that has ended makes room."""
+    settings = gateway_settings(jwt_secret=SECRET, max_connections_per_user=2)
+    async with serving(settings) as node, working(settings, endless), httpx.AsyncClient(trust_env=False) as http:
+        ann, bob = ({"Authorization": f"Bearer {mint(SECRET, name, 60)}"} for name in ("ann", "bob"))
+        client = await clients.connect(node.url, mint(SECRET, "ann", 60))
+        await client.call("chat:start", thread_id="t", message="go")
+        async with http.stream("GET", node.url + path, headers=ann) as stream:
+            assert stream.status_code == 200
+            refused = await http.get(node.url + path, headers=ann)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+            assert int(refused.headers["Retry-After"]) == 5
+            uri = node.url.replace("http", "ws", 1) + "/socket.io/?EIO=4&transport=websocket"
+            async with connect(uri, proxy=None) as socket:
+                await socket.recv()
+                await socket.send("40" + dumps({"token": mint(SECRET, "ann", 60)}))
+                assert json.loads(str(await socket.recv())[2:])["data"]["code"] == "rate_limited"
+            run = RUN | {"threadId": "other"}
+            assert (await http.post(node.url + "/v1/agui", json=run, headers=ann)).status_code == 429
+            assert (await http.get(node.url + "/v1/threads/other", headers=ann)).status_code == 404, "nothing was begun"
+            assert (await http.get(node.url + EVENTS, headers=bob)).status_code == 404
+            await clients.connect(node.url, mint(SECRET, "bob", 60))
+        open_ = node.gateway.callers._open
+        await wait_until(lambda: open_["default", "ann"] == 1, "the stream has ended")
+        await clients.connect(node.url, mint(SECRET, "ann", 60))
+        await clients.close()
+        await wait_until(lambda: not open_, "nothing is kept of those who have gone")

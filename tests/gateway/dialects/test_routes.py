@@ -488,3 +488,16 @@ async def test_what_is_malformed_is_refused_and_changes_nothing(
         too_large = await http.post("/v1/ai/chat", content=b" " * (settings.max_frame_bytes + 1))
         assert too_large.status_code == 413
         assert (await http.get("/v1/threads/t")).status_code == 404
+
+
+async def test_each_answer_that_a_request_brings_is_a_call_of_its_user(gateway_settings: Make) -> None:
+    """They are done at once, and what they are beyond the limit is waited for."""
+    settings = gateway_settings(jwt_secret=SECRET, user_calls_per_second=1)
+    answers = [{"interruptId": f"none.{number}", "payload": {"approved": True}} for number in range(100)]
+    async with serving(settings) as node:
+        head = {"Authorization": f"Bearer {mint(SECRET, 'ann', 60)}"}
+        async with httpx.AsyncClient(base_url=node.url, trust_env=False, headers=head) as http:
+            assert (await http.post("/v1/agui", json=agui("t", "", resume=answers))).status_code == 404
+            refused = await http.get("/v1/threads")
+            assert refused.status_code == 429
+            assert int(refused.headers["Retry-After"]) > 90
