@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 
 import structlog
 
@@ -20,6 +21,8 @@ from backplane.pipeline import Command, pipelined
 _log = structlog.get_logger("backplane.recoverer")
 _AT_ONCE = 100
 """Due turns of one partition that are looked at in one pass."""
+LAPSED = frozenset({"taken_over", "worker_lost"})
+"""What `recover` answers for a turn whose worker was lost: it is claimed anew, or ended by its policy."""
 AHEAD = 1.0
 """Seconds that a partition in which nothing will be due is left alone. What comes into it meanwhile is due later still:
 two seconds for a doorbell that was not answered, a lease for a worker, and a deadline is further away than both.
@@ -29,10 +32,16 @@ _LEASE_PASSES = 4
 
 
 class Recoverer:
-    """Looks for due turns until it is cancelled."""
+    """Looks for due turns until it is cancelled.
 
-    def __init__(self, backplane: Backplane) -> None:
+    Args:
+        backplane: where they are.
+        on_lapsed: told of each turn whose worker was lost; one that is handed back, or parked, is none.
+    """
+
+    def __init__(self, backplane: Backplane, on_lapsed: Callable[[], None] = lambda: None) -> None:
         self._backplane = backplane
+        self._on_lapsed = on_lapsed
         self._settings = backplane.settings
         self._mine = False
         self._clock = asyncio.get_running_loop().time
@@ -123,6 +132,8 @@ class Recoverer:
             for member in self._due(number, now, answer):
                 what = await self._backplane.turns.recover(member.decode(), grace)
                 acted += what != "none"
+                if what in LAPSED:
+                    self._on_lapsed()
                 if what not in {"none", "rung"}:
                     ref, request_id = split_member(member.decode())
                     named = {"tenant": ref.tenant, "thread_id": ref.thread_id, "request_id": request_id}

@@ -53,6 +53,7 @@ class Metrics:
         self.waiting = self._gauge("turns_waiting", "Turns of the whole deployment that no worker has taken yet.")
         self.oldest = self._gauge("oldest_waiting_seconds", "For how long the one waits that waits longest.")
         self.under_way = self._gauge("turns_under_way", "Turns of the whole deployment that wait, run or ask a person.")
+        self.lapsed = self._counter("leases_lapsed", "Turns whose worker was lost, as this process' recoverer found.")
         self.loop_lag = Histogram(
             "threadline_loop_lag_seconds",
             "How late the event loop came to its beat, twice a second.",

@@ -97,7 +97,7 @@ class Gateway:
             asyncio.create_task(self.node.degraded.run(), name="degraded"),
             asyncio.create_task(self.presence.run(), name="presence"),
             asyncio.create_task(self.settler.run(), name="settle"),
-            asyncio.create_task(Recoverer(self._backplane).run(), name="recoverer"),
+            asyncio.create_task(Recoverer(self._backplane, self.metrics.lapsed.inc).run(), name="recoverer"),
             asyncio.create_task(self._backplane.members.run("gateway", self._operations.facts), name="report"),
         ]
         if not self._is_open:  # without tokens there is nothing to take back

@@ -28,6 +28,11 @@ class Metrics:
         self.takeovers = Counter(
             "threadline_turn_takeovers", "Turns that an earlier attempt had begun.", registry=self.registry
         )
+        self.lapsed = Counter(
+            "threadline_leases_lapsed",
+            "Turns whose worker was lost, as this process' recoverer found.",
+            registry=self.registry,
+        )
         self.wait = Histogram(
             "threadline_turn_wait_seconds",
             "From the entry of a turn's message into the session to its first claim.",

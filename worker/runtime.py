@@ -68,7 +68,7 @@ class Worker:
         roles = [
             asyncio.create_task(self._appender.run(), name="appender"),
             asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
-            asyncio.create_task(Recoverer(self._backplane).run(), name="recoverer"),
+            asyncio.create_task(Recoverer(self._backplane, self.metrics.lapsed.inc).run(), name="recoverer"),
             asyncio.create_task(self._backplane.members.run("worker", self.facts), name="report"),
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")

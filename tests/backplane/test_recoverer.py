@@ -13,6 +13,7 @@ from backplane.errors import Misconfigured
 from backplane.ids import thread_ref
 from backplane.pipeline import pipelined
 from backplane.recoverer import Recoverer
+from backplane.settings import Policy
 from backplane.turns import Claim, Start
 from tests.support.waiting import wait_until
 
@@ -245,3 +246,33 @@ async def test_a_slow_pass_is_no_outage(backplane: Backplane) -> None:
     recoverer._note_outage(recoverer._answered)
     assert await recoverer.look() == 1
     assert await backplane.doorbell.wait() == member
+
+
+@pytest.mark.parametrize("policy", ["retry", "fail"])
+async def test_a_turn_that_lost_its_worker_is_counted_whatever_becomes_of_it(
+    open_backplane: Any, policy: Policy
+) -> None:
+    counted: list[None] = []
+    async with open_backplane(lease=0.05) as backplane:
+        await backplane.turns.start(REF, Start("q", "ann", "sid", policy=policy))
+        assert await backplane.turns.claim(await backplane.doorbell.wait(), "dies") is not None
+        recoverer = Recoverer(backplane, lambda: counted.append(None))
+
+        async def recovered() -> bool:
+            return await recoverer.look() == 1
+
+        await wait_until(recovered, "the lease lapses")
+    assert len(counted) == 1
+
+
+async def test_a_turn_that_was_handed_back_has_lost_no_worker(open_backplane: Any) -> None:
+    counted: list[None] = []
+    async with open_backplane() as backplane:
+        await backplane.turns.start(REF, Start("q", "ann", "sid"))
+        member = await backplane.doorbell.wait()
+        claim = await backplane.turns.claim(member, "stops")
+        await backplane.turns.release(claim)
+        recoverer = Recoverer(backplane, lambda: counted.append(None))
+        assert await backplane.turns.claim(member, "another") is not None
+        await recoverer.look()
+    assert counted == []

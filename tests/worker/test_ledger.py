@@ -61,6 +61,7 @@ def test_takeovers_ends_and_waiting_are_counted() -> None:
     text = metrics.text().decode()
     for line in (
         "threadline_turn_takeovers_total 1.0",
+        "threadline_leases_lapsed_total 0.0",
         'threadline_turns_ended_total{outcome="fenced"} 1.0',
         "threadline_turns_running 0.0",
         "threadline_turn_seconds_count 1.0",
