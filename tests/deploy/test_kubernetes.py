@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from gateway.metrics import Metrics as OfGateway
 from tests.deploy.files import KUBERNETES, PINNED, built, env_file, needs_kubectl, parsed, program, read, read_all
+from worker.metrics import Metrics as OfWorker
 
 pytestmark = pytest.mark.skipif(needs_kubectl[0], reason=needs_kubectl[1])
 _DELAY = 5
@@ -93,13 +95,41 @@ def test_who_is_scaled_says_no_number_of_its_own() -> None:
 
 
 def test_scaling_asks_for_metrics_that_a_gateway_has() -> None:
-    known = OfGateway().text().decode()
+    known = OfGateway().text().decode() + OfWorker().text().decode()
     texts = [
         path.read_text() for name in ("connections", "keda") for path in (KUBERNETES / "components" / name).iterdir()
     ]
     asked = set(re.findall(r"threadline_\w+", "".join(texts)))
-    assert asked == {"threadline_sockets", "threadline_turns_waiting", "threadline_oldest_waiting_seconds"}
+    of_workers = {"threadline_turns_waiting", "threadline_oldest_waiting_seconds", "threadline_turns_running"}
+    assert asked == {"threadline_sockets", *of_workers}
     assert all(f"\n{name} " in known for name in asked)
+
+
+def wanted(workers: int, **now: float) -> int:
+    """Return how many workers the autoscaler asks for, by its own rule for external metrics.
+
+    https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/#algorithm-details
+    """
+    spec = read(KUBERNETES / "components" / "keda" / "scaledobject.yaml")["spec"]
+    asked: list[int] = [spec["minReplicaCount"]]
+    for trigger in spec["triggers"]:
+        (metric,) = re.findall(r"threadline_\w+", trigger["metadata"]["query"])
+        ratio = now[metric.removeprefix("threadline_")] / float(trigger["metadata"]["threshold"])
+        asked.append(math.ceil(ratio * workers if trigger["metricType"] == "Value" else ratio))
+    return max(asked)
+
+
+def test_workers_that_are_full_are_not_taken_away_because_nobody_waits() -> None:
+    slots = parsed(env_file(KUBERNETES / "base" / "settings.env")).slots
+    for running in (100, 1_000, 8_000):
+        left = wanted(1_000, turns_running=running, turns_waiting=0, oldest_waiting_seconds=0)
+        assert 0.5 < running / (left * slots) < 0.8, "room for who comes, and not much more"
+    assert wanted(10, turns_running=160, turns_waiting=160, oldest_waiting_seconds=8) > 20, "and more where they wait"
+
+
+def test_a_prometheus_that_is_away_takes_no_worker_away() -> None:
+    """KEDA sets exactly the number of its `fallback`, whatever runs (kedacore/keda#6659)."""
+    assert "fallback" not in read(KUBERNETES / "components" / "keda" / "scaledobject.yaml")["spec"]
 
 
 def test_the_ingress_shows_nothing_that_is_for_operators() -> None:
