@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 from backplane.embedded import HOST, find_bundled, find_on_path, free_port, start_child
 from tests.fleet.conditions import eventually
 from tests.servers.certificates import Authority
+from tests.support.skipping import unable
 
 PASSWORD = "secret"
 _USERS = tuple(f"user {name} on >{PASSWORD} ~* &* +@all" for name in ("default", "app", "replication", "sentinel"))
@@ -178,6 +179,16 @@ class Node:
         replicas = [value for name, value in info.items() if name.startswith("slave") and isinstance(value, dict)]
         return bool(replicas) and all(
             replica["state"] == "online" and replica["offset"] == info["master_repl_offset"] for replica in replicas
+        )
+
+
+class Debians(Node):
+    """The `redis-server` of the PATH: Debian 12 has 7.0, the oldest that we take."""
+
+    def _program(self) -> str:
+        found = shutil.which("redis-server")
+        return found or unable(
+            "expected redis-server on the PATH, found none; install it (apt-get install redis-server)"
         )
 
 

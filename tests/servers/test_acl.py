@@ -24,7 +24,7 @@ from backplane.settings import Settings
 from backplane.turns import Start
 from tests.docs.test_redis import Story
 from tests.fleet.conditions import eventually
-from tests.servers.deployments import Node
+from tests.servers.deployments import Debians, Node
 from tests.servers.thread import Ear
 from tests.support.skipping import unable
 from tests.support.working import working
@@ -45,16 +45,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Node]:
         yield node
     finally:
         await node.close()
-
-
-class Debians(Node):
-    """The `redis-server` of the PATH: Debian 12 has 7.0, the oldest that we take."""
-
-    def _program(self) -> str:
-        found = shutil.which("redis-server")
-        return found or unable(
-            "expected redis-server on the PATH, found none; install it (apt-get install redis-server)"
-        )
 
 
 @pytest.fixture(params=[Node, Debians])
