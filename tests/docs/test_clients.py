@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 from pathlib import Path
@@ -34,6 +35,27 @@ async def test_the_example_in_python_runs(page: str, product: Opener, capsys: py
         await names["main"]()
     said = "1, 2, 3, 4, 5." if page == "docs/clients.md" else "How long for green tea?"
     assert said in capsys.readouterr().out
+
+
+async def test_the_example_of_a_state_ends_though_the_answer_was_there_at_once(
+    product: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = threadline_client.Thread.send
+
+    async def answered(thread: threadline_client.Thread, text: str) -> threadline_client.Turn:
+        turn = await send(thread, text)
+        await turn.wait()
+        return turn
+
+    monkeypatch.setattr(threadline_client.Thread, "send", answered)
+    async with product() as running, asyncio.timeout(20):
+        await running.worker()
+        names: dict[str, Any] = {}
+        exec(
+            compile(example("docs/clients.md").removesuffix("asyncio.run(main())\n"), "docs/clients.md", "exec"), names
+        )
+        names["URLS"] = [running.url]
+        await names["main"]()
 
 
 def test_what_the_table_names_is_there(table: TableOf) -> None:
