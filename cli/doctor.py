@@ -13,6 +13,7 @@ from backplane.doctor.checks import check_redis
 from backplane.doctor.findings import Finding
 from backplane.errors import Misconfigured
 from backplane.settings import Settings
+from cli import gateway_url
 from cli.screen import printable
 from cli.serve import EXTERNAL
 from gateway import auth
@@ -69,8 +70,11 @@ async def check_gateway(url: str) -> Finding:
     """Ask a gateway whether it is ready."""
     name = f"gateway {url}"
     try:
+        gateway_url.check(url)
         async with httpx.AsyncClient(timeout=READY_TIMEOUT, trust_env=False) as client:
-            answer = await client.get(f"{url.rstrip('/')}/readyz")
+            answer = await client.get(f"{url.strip().rstrip('/')}/readyz")
+    except Misconfigured as error:
+        return Finding(name, False, error.message, "correct it, and ask again")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = str(error) or type(error).__name__
         return Finding(name, False, f"does not answer: {why}", "start it, or set THREADLINE_URL to where it is")

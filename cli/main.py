@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from backplane.errors import Misconfigured, ThreadlineError
+from cli import gateway_url
 from cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -422,12 +423,18 @@ def _addresses(urls: list[str] | None) -> tuple[str, ...] | None:
 def _client_settings(urls: list[str] | None, token: str | None) -> Settings:
     settings = _settings(url=_addresses(urls), token=token)
     for url in settings.url:
-        if not url.strip().startswith(("http://", "https://")):
-            raise Misconfigured(
-                f"gateway URL: expected one such as http://127.0.0.1:8080, got {url!r}; give it with --url or "
-                "THREADLINE_URL"
-            )
+        gateway_url.check(url)
+    if settings.token is not None and not _is_token(settings.token):
+        raise Misconfigured(
+            "token: expected one word of ASCII, as `threadline token` prints it, got one with spaces, line ends or "
+            "other characters (not shown: it is a secret); give it alone and whole, with THREADLINE_TOKEN or --token"
+        )
     return settings
+
+
+def _is_token(text: str) -> bool:
+    # anything else cannot stand in a header, and the error of the library would show it
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _finish(work: Coroutine[Any, Any, int]) -> None:

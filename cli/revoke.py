@@ -14,6 +14,10 @@ TIMEOUT = 10.0
 """Seconds for a gateway to answer; it waits for Redis at the most as long as `redis_timeout`."""
 
 
+class _NotDone(Exception):
+    """What a gateway answered that could not do it."""
+
+
 async def revoke(
     urls: Sequence[str],
     token: str | None,
@@ -37,16 +41,18 @@ async def revoke(
         for url in urls:
             try:
                 return _done(await _ask(http, url, token, asked), subject, token_id)
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError, _NotDone) as error:
                 said.append(f"{url}: {printable(str(error)) or type(error).__name__}")
+            except (ValueError, LookupError, TypeError):
+                said.append(f"{url}: what it answers is not of a gateway of this version")
     raise Unavailable(
         f"no gateway confirmed it ({'; '.join(said)}); see that one runs, or name it with --url, and ask again"
     )
 
 
 async def _ask(http: httpx.AsyncClient, url: str, token: str | None, asked: dict[str, str]) -> Any:
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    answer = await http.post(f"{url.rstrip('/')}/v1/revocations", headers=headers, json=asked)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    answer = await http.post(f"{url.strip().rstrip('/')}/v1/revocations", headers=headers, json=asked)
     if answer.status_code == httpx.codes.NOT_FOUND:
         raise Misconfigured(
             f"{url} does not let you take tokens back; give --token of a subject that THREADLINE_OPERATORS names"
@@ -54,7 +60,7 @@ async def _ask(http: httpx.AsyncClient, url: str, token: str | None, asked: dict
     if answer.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED):
         raise Misconfigured(f"{url}: {printable(answer.json()['error']['message'])}")
     if answer.is_error:
-        raise ValueError(f"{answer.status_code} {printable(answer.text[:200])}")
+        raise _NotDone(f"{answer.status_code} {answer.text[:200]}")
     return answer.json()
 
 

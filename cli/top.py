@@ -31,44 +31,44 @@ Seen = Mapping[str, Any]
 
 
 async def top(urls: Sequence[str], token: str | None, console: Console, *, once: bool) -> None:
-    """Show the fleet until cancelled, or once.
+    """Show the fleet until cancelled, or once; once too where `console` is no terminal, and nothing can be drawn anew.
 
     Raises:
-        Unavailable: when no gateway answers, at the first look.
+        Unavailable: when no gateway answers what can be shown, at the first look.
         Misconfigured: when the fleet is not shown to whoever holds this token.
     """
     async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
-        seen = await _ask(http, urls, token)
-        if once:
-            console.print(screen(seen))
+        seen = await _look(http, urls, token)
+        if once or not console.is_terminal:
+            console.print(seen)
             return
-        with Live(screen(seen), console=console, screen=True, auto_refresh=False) as live:
+        with Live(seen, console=console, screen=True, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(INTERVAL)
                 try:
-                    live.update(screen(await _ask(http, urls, token)), refresh=True)
+                    live.update(await _look(http, urls, token), refresh=True)
                 except ThreadlineError as error:
                     live.update(
-                        Panel(Text(error.message), title="no gateway answers", border_style="red"), refresh=True
+                        Panel(Text(printable(error.message)), title="no gateway answers", border_style="red"),
+                        refresh=True,
                     )
 
 
-async def _ask(http: httpx.AsyncClient, urls: Sequence[str], token: str | None) -> Seen:
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+async def _look(http: httpx.AsyncClient, urls: Sequence[str], token: str | None) -> RenderableType:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     said = []
     for url in urls:
         try:
-            answer = await http.get(f"{url.rstrip('/')}/v1/operations", headers=headers)
+            answer = await http.get(f"{url.strip().rstrip('/')}/v1/operations", headers=headers)
             if answer.status_code in (401, 404):
                 raise Misconfigured(
                     f"{url} does not show the fleet to you; give --token of a subject that THREADLINE_OPERATORS names"
                 )
-            seen = answer.raise_for_status().json()
-        except (httpx.HTTPError, ValueError) as error:
-            said.append(f"{url}: {error or type(error).__name__}")
-            continue
-        if isinstance(seen, dict):
-            return seen
+            return screen(answer.raise_for_status().json())
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            said.append(f"{url}: {str(error) or type(error).__name__}")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            said.append(f"{url}: what it answers is not of a gateway of this version")
     raise Unavailable(f"no gateway answered ({'; '.join(said)}); see that one runs, or name it with --url")
 
 

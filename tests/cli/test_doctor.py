@@ -77,6 +77,12 @@ async def test_an_address_that_means_nothing_is_the_only_finding() -> None:
     assert "hidden" not in finding.text
 
 
+async def test_a_url_that_is_none_is_a_finding() -> None:
+    finding = await check_gateway("http://127.0.0.1:99999")
+    assert not finding.ok
+    assert "expected one such as http://127.0.0.1:8080, got 'http://127.0.0.1:99999'" in finding.text
+
+
 async def test_a_gateway_that_is_not_there_or_not_ready_is_said_so() -> None:
     async with gateways(1) as (_, (node,)):
         not_ready = await check_gateway(node.url)  # it has no /readyz

@@ -159,6 +159,22 @@ async def test_ctrl_c_ends_a_tail_without_a_traceback() -> None:
     assert b"Traceback" not in err
 
 
+@pytest.mark.parametrize("token", ["hidden\n", "hidden ", "hidden\x7f", "hidd\u00fcn"])
+@pytest.mark.parametrize("verb", [("top", "--once"), ("revoke", "x"), ("chat",), ("threads",)])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(verb: tuple[str, ...], token: str) -> None:
+    code, out, complaint = run(*verb, "--token", token)
+    assert code == 2
+    assert "token: expected one word of ASCII" in complaint
+    assert "hidd" not in out + complaint
+
+
+@pytest.mark.parametrize("verb", [("top", "--once"), ("revoke", "x"), ("chat",), ("send", "t", "hi")])
+def test_a_url_that_is_none_is_refused_by_every_verb(verb: tuple[str, ...]) -> None:
+    code, _, complaint = run(*verb, "--url", "http://127.0.0.1:99999")
+    assert code == 2
+    assert complaint.startswith("threadline: gateway URL: expected one such as http://127.0.0.1:8080, got ")
+
+
 def test_a_revocation_must_name_whose_tokens_or_which_one() -> None:
     for asked in ([], ["mallory", "--token-id", "a1"]):
         code, out, complaint = run("revoke", *asked)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 from rich.console import Console
 
 from backplane.errors import Unavailable
@@ -80,3 +85,37 @@ def test_no_name_steers_the_terminal() -> None:
 async def test_no_gateway_at_all_is_said_with_the_next_step() -> None:
     with pytest.raises(Unavailable, match="--url"):
         await top(("http://127.0.0.1:1",), None, Console(file=io.StringIO()), once=True)
+
+
+@asynccontextmanager
+async def answering(body: str) -> AsyncIterator[str]:
+    """Answer every request with this body; yield the URL."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=body)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("body", ["{}", "[1]", "no JSON", '{"members": [{}]}', '{"members": 7}'])
+async def test_another_program_is_no_fleet(body: str) -> None:
+    async with answering(body) as url:
+        with pytest.raises(Unavailable, match="is not of a gateway of this version"):
+            await top([url], None, Console(file=io.StringIO()), once=True)
+
+
+async def test_what_is_no_terminal_gets_it_once() -> None:
+    """It could not be drawn anew there: nothing was printed, for ever."""
+    out = io.StringIO()
+    async with answering(json.dumps(seen())) as url, asyncio.timeout(10):
+        await top([url], None, Console(file=out, width=140), once=False)
+    assert "threadline" in out.getvalue()
