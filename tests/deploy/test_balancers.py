@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -81,6 +82,28 @@ def test_the_program_takes_the_configuration(balancer: Balancer, tmp_path: Path)
     )
     assert judged.returncode == 0, judged.stderr
     assert "[WARNING]" not in judged.stderr
+
+
+def test_nginx_has_room_for_more_clients_than_a_distribution_gives_it(tmp_path: Path) -> None:
+    """Debian's has 768 connections a process, two for each client; and the page's command must fit its file."""
+    (nginx,) = (balancer for balancer in BALANCERS if balancer.name == "nginx")
+    if nginx.path is None:
+        unable("expected nginx, found none; install it (apt-get install nginx)")
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (command,) = (line for line in page.splitlines() if line.endswith(" /etc/nginx/nginx.conf"))
+    frame = (
+        f"pid {tmp_path}/pid;\nerror_log stderr;\n\nevents {{\n\tworker_connections 768;\n\t# multi_accept on;\n}}\n"
+    )
+    (tmp_path / "nginx.conf").write_text(frame)
+    subprocess.run(command.replace("/etc/nginx", str(tmp_path)), shell=True, check=True)
+    judged = subprocess.run(
+        [nginx.path, "-t", "-e", "stderr", "-c", str(tmp_path / "nginx.conf")],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert judged.returncode == 0, judged.stderr
+    assert "worker_connections exceed" not in judged.stderr, "as many files as connections"
+    (room,) = re.findall(r"worker_connections (\d+);", (tmp_path / "nginx.conf").read_text())
+    assert int(room) >= 2 * 30_000
 
 
 @together

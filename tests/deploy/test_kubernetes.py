@@ -70,6 +70,15 @@ def test_every_variable_of_a_pod_is_a_setting(manifests: str) -> None:
         assert from_map["configMapRef"]["name"] in names
 
 
+def test_a_gateway_takes_the_keys_of_an_identity_provider_in_place_of_a_secret(manifests: str) -> None:
+    """With both it refuses to start, so the secret must not be asked for."""
+    (gateway,) = (found for found in deployments(manifests) if found["metadata"]["name"] == "gateway")
+    (container,) = gateway["spec"]["template"]["spec"]["containers"]
+    asked = {found["name"]: found["valueFrom"].get("secretKeyRef", {}) for found in container["env"]}
+    assert asked["THREADLINE_JWT_SECRET"].get("optional") is True
+    assert "optional" not in asked["THREADLINE_REDIS_URL"]
+
+
 def test_a_gateway_gets_clients_by_its_readiness_and_is_restarted_by_its_life(manifests: str) -> None:
     (gateway,) = (found for found in deployments(manifests) if found["metadata"]["name"] == "gateway")
     (container,) = gateway["spec"]["template"]["spec"]["containers"]
