@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from backplane.connection import Backplane
 from backplane.doctor.checks import check_redis
 from backplane.embedded import HOST
-from backplane.errors import Misconfigured
+from backplane.errors import Misconfigured, Unavailable
 from backplane.ids import thread_ref
 from backplane.publisher import Publisher
 from backplane.recoverer import Recoverer
@@ -175,3 +176,35 @@ async def test_the_backup_s_user_may_copy_everything_and_nothing_else(kept: Node
     said = await asked("--rdb", "copy.rdb")
     assert (tmp_path / "copy.rdb").read_bytes().startswith((b"REDIS", b"VALKEY")), said
     assert "NOPERM" in await asked("GET", "threadline:meta")
+
+
+async def test_a_password_is_changed_without_a_restart_of_the_server(kept: Node) -> None:
+    """Two at once, and the old one out when every process has the new one; whoever is connected goes on."""
+    file = kept.folder / "users.acl"
+    keeper: Redis = Redis(host=HOST, port=kept.port, username="keeper", password="change-me-now-as-well", protocol=2)
+    async with keeper, Backplane.open(settings(kept)) as old:
+
+        async def goes_on() -> bool:
+            with suppress(Unavailable):
+                await old.turns.start(thread_ref("t"), Start("hello", "ann", "sid", client_message_id="once"))
+                return True
+            return False
+
+        both = file.read_text().replace(">change-me ", ">change-me >another ")
+        file.write_text(both)
+        await keeper.execute_command("ACL LOAD")  # type: ignore[no-untyped-call]
+        await eventually(goes_on, "the old password is still good")
+        async with Backplane.open(settings(kept, "threadline:another")) as new:
+            file.write_text(both.replace(">change-me ", ""))
+            await keeper.execute_command("ACL LOAD")  # type: ignore[no-untyped-call]
+
+            async def reads() -> bool:
+                with suppress(Unavailable):
+                    return bool((await new.log.read(thread_ref("t"))).events)
+                return False
+
+            await eventually(reads, "the new one is good")
+    stranger: Redis = Redis(host=HOST, port=kept.port, username="threadline", password="change-me", protocol=2)
+    async with stranger:
+        with pytest.raises(RedisError, match="invalid username-password"):
+            await stranger.ping()
