@@ -46,6 +46,8 @@ CLOSE_GRACE = 2.0
 
 REQUEST_DEADLINE = 30.0
 """Seconds from the first byte of a request, and from the opening of a connection, to the request's last byte."""
+UNREAD_DEADLINE = 30.0
+"""Seconds in which a client of HTTP must read some of what waits for it."""
 MAX_HEAD = 64 * 1024
 """Bytes of a request beside its body: a token has at most 16 KiB, and common proxies pass on less than this in all."""
 
@@ -133,7 +135,7 @@ class HttpProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP, which hands an upgrade over as it was read: uvicorn writes it out again and reads it twice.
 
     And with bounds: uvicorn waits for ever for a request that does not end, and keeps as long a head as is sent, both
-    before the application has seen anything that it could refuse.
+    before the application has seen anything that it could refuse; and it waits for ever for an answer to be read.
 
     Give it as `http` to `uvicorn.Config`, with `WebSocketProtocol` as `ws`.
     """
@@ -141,6 +143,8 @@ class HttpProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _beside = 0
     """Bytes of the request that is being read, without its body: its head, and what frames a chunked body."""
+    _unread: asyncio.TimerHandle | None = None
+    """Looks after a while whether the client has read something."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Wait for a request, but not for ever."""
@@ -173,6 +177,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hear from the transport that it is gone."""
         self._has_ended()
+        self._forget_what_waits()
         super().connection_lost(exc)
 
     def _expect_the_end(self) -> None:
@@ -185,9 +190,48 @@ class HttpProtocol(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
+    def pause_writing(self) -> None:
+        """Hear from the transport that the client does not keep up."""
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        """Hear from the transport that it does again."""
+        self._forget_what_waits()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Hear that an answer is written, though maybe not read."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._expect_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection on which nothing is asked; what waits is still sent, for as long as it is read."""
+        super().timeout_keep_alive_handler()
+        self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        if waiting and self._unread is None:
+            self._unread = self.loop.call_later(UNREAD_DEADLINE, self._look_at_reader, waiting)
+
+    def _look_at_reader(self, waited: int) -> None:
+        self._unread = None
+        if self.transport.get_write_buffer_size() >= waited:
+            self.transport.abort()
+        else:
+            self._expect_reading()
+
+    def _forget_what_waits(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def handle_websocket_upgrade(self) -> None:
         """Leave the connection to a `WebSocketProtocol`."""
         self._has_ended()
+        self._forget_what_waits()
         try:
             url = httptools.parse_url(self.url)
             path = url.path.decode("ascii")

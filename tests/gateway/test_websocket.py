@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
 from structlog.testing import capture_logs
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from gateway import frames, websocket
 from gateway.connections import Connection
 from gateway.outbox import Outbox
-from gateway.websocket import WebSocketProtocol
+from gateway.websocket import HttpProtocol, WebSocketProtocol
 from tests.gateway.echo import LIMIT, Echo, echoing, opened
 from tests.support.waiting import wait_until
 
@@ -279,3 +282,57 @@ async def test_a_request_that_has_ended_may_take_long_to_answer(echo: Echo, monk
         async with asyncio.timeout(10):
             assert b"pingInterval" in await reader.readuntil(b"}")
         writer.close()
+
+
+POLL = b"GET /engine.io/?EIO=4&transport=polling%s HTTP/1.1\r\nhost: x\r\n\r\n"
+MUCH = "x" * 20_000_000
+
+
+@pytest.mark.parametrize("connection", [b"", b"connection: close\r\n"], ids=["kept alive", "closed"])
+async def test_an_answer_that_nobody_reads_costs_its_connection(
+    connection: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "UNREAD_DEADLINE", 0.1)
+    lost: list[HttpProtocol] = []
+
+    class Noting(HttpProtocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.append(self)
+            super().connection_lost(exc)
+
+    async with echoing(http=Noting) as echo:
+        reader, writer = await echo.say(POLL.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") % b"")
+        sid = json.loads((await reader.read()).partition(b"\r\n\r\n0")[2])["sid"].encode()
+        writer.close()
+        await wait_until(lambda: len(lost) == 1, "the first connection to end")
+        await echo.engine.send(sid.decode(), MUCH)
+        asked = (POLL % (b"&sid=" + sid)).replace(b"host: x\r\n", b"host: x\r\n" + connection)
+        reader, writer = await echo.say(asked)
+        await wait_until(lambda: len(lost) == 2, "the connection of the answer to end")
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(len(MUCH))
+        writer.close()
+
+
+async def test_an_answer_that_is_read_slowly_is_sent_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "UNREAD_DEADLINE", 0.01)
+    waiting = [9, 8, 8, 7, 7, 7, 6]
+    aborted = asyncio.Event()
+
+    class Transport(asyncio.Transport):
+        def get_write_buffer_size(self) -> int:
+            return waiting.pop(0)
+
+        def abort(self) -> None:
+            aborted.set()
+
+        def close(self) -> None:
+            aborted.set()
+
+    protocol = HttpProtocol(Config(Echo), ServerState(), {})
+    protocol.connection_made(Transport())
+    protocol.pause_writing()
+    async with asyncio.timeout(10):
+        await aborted.wait()
+    assert waiting == [6], "at 9 it began, at 8 and at 7 something was read, and then nothing"
+    protocol.connection_lost(None)
