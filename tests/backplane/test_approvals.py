@@ -234,6 +234,13 @@ async def test_a_decision_that_comes_after_its_time_counts_for_nothing(backplane
     assert (await claimed(backplane, claim.request_id)).fence == 2
 
 
+async def test_an_owner_that_asks_behind_the_time_is_told_that_nobody_decided(backplane: Backplane) -> None:
+    """It does not have to wait for the recoverer, which one process of the fleet is."""
+    claim = await asking(backplane, policy="retry")
+    await overdue(backplane, claim)
+    assert await backplane.approvals.ask(claim, ASKED) == ("ok", Answer("expired", None, None))
+
+
 async def test_the_recoverer_looks_when_the_first_question_expires(backplane: Backplane) -> None:
     claim = await parked(backplane, Question("q1", {"kind": "question"}, expires=30.0))
     keys = backplane.keys.thread(REF)

@@ -145,6 +145,36 @@ async def test_finished_turns_forget_their_input_and_get_a_lifetime(backplane: B
     assert not await backplane.redis.exists(backplane.keys.thread(REF).texts + started.request_id)
 
 
+@pytest.mark.parametrize("what", ["append", "queue", "end"])
+async def test_a_thread_in_which_something_happens_is_kept_for_longer(backplane: Backplane, what: str) -> None:
+    """Its messages and its log with it: none of them may go before the others."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    keys, settings = backplane.keys.thread(REF), backplane.settings
+    for key in (keys.thread, keys.session, keys.log):
+        assert await backplane.redis.pexpire(key, 60_000)
+    if what == "append":
+        await backplane.turns.append(claim, said("x"))
+    elif what == "queue":
+        await backplane.turns.start(REF, ask(queue_mode="followup"))
+    else:
+        await backplane.turns.finish(claim, Batch(1, []), Ending("failed", "chat_error", body({"message": "m"})))
+    assert await backplane.redis.pttl(keys.log) > settings.replay_window * 900
+    if what != "append":  # an owner's heartbeat does it, once for many of these
+        for key in (keys.thread, keys.session):
+            assert await backplane.redis.pttl(key) > settings.thread_ttl * 900
+
+
+async def test_a_log_is_bounded(open_backplane: Any) -> None:
+    async with open_backplane(log_max_entries=10) as backplane:
+        claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+        for number in range(1, 11):
+            await backplane.turns.append(
+                claim, Batch(number, [("text_delta", body({"delta": "x", "round": 1}))] * 50, "")
+            )
+        # Redis lets go of whole nodes of the stream, of a hundred entries each
+        assert await backplane.redis.xlen(backplane.keys.thread(REF).log) < 250
+
+
 # --- one key, one turn (invariant 6) -------------------------------------------------------------------
 
 
@@ -372,6 +402,25 @@ async def test_a_deadline_is_enforced_although_nobody_owns_the_turn(open_backpla
         assert await backplane.turns.claim(place, "worker-1") is None
 
 
+async def test_a_deadline_is_looked_at_although_the_owner_of_the_turn_lives(open_backplane: Any) -> None:
+    """Each heartbeat puts the end of the lease off, and would put this off with it for ever."""
+    async with open_backplane(turn_timeout=5.0, lease=3600.0) as backplane:
+        started = await backplane.turns.start(REF, ask())
+        claim = await claimed(backplane, started)
+        place = [member(backplane, started.request_id)]
+        assert await backplane.redis.zmscore(backplane.keys.thread(REF).partition.due, place) == [claim.deadline]
+        assert await backplane.turns.heartbeat([claim]) == ["ok"]
+        assert await backplane.redis.zmscore(backplane.keys.thread(REF).partition.due, place) == [claim.deadline]
+
+
+async def test_a_turn_is_not_begun_behind_its_deadline(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask())
+    await backplane.redis.hset(backplane.keys.thread(REF).turn(started.request_id), "deadline", 1)
+    assert await backplane.turns.claim(member(backplane, started.request_id), "worker-1") is None
+    assert await backplane.turns.recover(member(backplane, started.request_id)) == "turn_timeout"
+    assert await names(backplane) == ["chat_accepted", "chat_error"]
+
+
 async def test_a_failed_turn_keeps_what_was_said(backplane: Backplane) -> None:
     claim = await claimed(backplane, await backplane.turns.start(REF, ask("q")))
     await backplane.turns.append(claim, said('half an "ans'))
@@ -440,6 +489,37 @@ async def test_a_worker_that_ignores_a_cancel_does_not_hold_the_thread(open_back
         place = member(backplane, claim.request_id)
         assert await recovered(backplane, place) == "cancelled"
         assert (await backplane.turns.append(claim, said("late")))[0] == "fenced"
+
+
+async def test_a_cancel_is_looked_at_when_its_grace_is_over_however_long_the_lease_is(open_backplane: Any) -> None:
+    """And however often its owner beats, or is asked to stop again."""
+    async with open_backplane(lease=3600.0, cancel_grace=5.0) as backplane:
+        claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+        place, due = [member(backplane, claim.request_id)], backplane.keys.thread(REF).partition.due
+        first = await backplane.turns.cancel(REF, "ann")
+        assert await backplane.redis.zmscore(due, place) == [(first.requested or 0) + 5000]
+        assert await backplane.turns.heartbeat([claim]) == ["cancelled"]
+        assert (await backplane.turns.cancel(REF, "ann")).requested == first.requested
+        assert await backplane.redis.zmscore(due, place) == [(first.requested or 0) + 5000]
+
+
+@pytest.mark.parametrize("way", ["cancel", "interrupt"])
+async def test_the_workers_are_told_at_once_that_a_turn_is_to_stop(backplane: Backplane, way: str) -> None:
+    heard: list[bytes] = []
+
+    class Ear:
+        def heard(self, message: bytes) -> None:
+            heard.append(message)
+
+        def missed(self) -> None: ...
+
+    await backplane.live.subscribe(backplane.keys.thread(REF).partition.control, Ear())
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    if way == "cancel":
+        await backplane.turns.cancel(REF, "ann")
+    else:
+        await backplane.turns.start(REF, ask("other", queue_mode="interrupt"))
+    await wait_until(lambda: heard == [claim.request_id.encode()], "the turn is named")
 
 
 async def test_a_stale_cancel_does_nothing_and_says_so(backplane: Backplane) -> None:
@@ -615,6 +695,15 @@ async def test_followups_run_in_order_and_enter_the_session_when_they_do(backpla
     ]  # fmt: skip
 
 
+async def test_a_followup_that_is_forgotten_holds_up_none_behind_it(backplane: Backplane) -> None:
+    """Each one that comes renews the lane, but not those that stand in it: the first may have gone before the last."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    old, new = [await backplane.turns.start(REF, ask(word, queue_mode="followup")) for word in ("old", "new")]
+    await backplane.redis.delete(backplane.keys.thread(REF).turn(old.request_id))
+    assert (await backplane.turns.finish(claim, Batch(1, []), done("a"))).state == "done"
+    assert (await claimed(backplane, new)).message == "new"
+
+
 async def test_a_followup_with_nothing_running_is_accepted_at_once(backplane: Backplane) -> None:
     assert (await backplane.turns.start(REF, ask(queue_mode="followup"))).state == "accepted"
 
@@ -738,6 +827,23 @@ async def test_steers_that_nobody_took_become_the_next_turns_before_other_follow
         assert delivered == [steer.request_id for steer in (*steers, follow)], end
         queued = [e.fields for e in await log(backplane, ref) if e.name == "queue_item_queued"]
         assert [(q["lane"], q.get("from_lane")) for q in queued][-2:] == [("followup", "steer")] * 2
+
+
+async def test_a_lane_that_steers_fall_into_has_a_lifetime(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    for word in ("first", "second"):
+        await backplane.turns.start(REF, ask(word, queue_mode="steer"))
+    await backplane.turns.finish(claim, Batch(1, []), done("a"))
+    assert await backplane.redis.pttl(backplane.keys.thread(REF).lanes + "followup") > 0
+
+
+async def test_a_message_that_is_taken_out_of_its_lane_is_forgotten(backplane: Backplane) -> None:
+    await backplane.turns.start(REF, ask())
+    waiting = await backplane.turns.start(REF, ask("secret", queue_mode="followup"))
+    assert await backplane.turns.unqueue(REF, "ann", waiting.request_id) == [waiting.request_id]
+    key = backplane.keys.thread(REF).turn(waiting.request_id)
+    assert await backplane.redis.hmget(key, ["message", "input", "preview"]) == [None] * 3
+    assert 0 < await backplane.redis.pttl(key) <= backplane.settings.turn_ttl * 1000
 
 
 async def test_a_steer_with_nothing_running_is_a_turn(backplane: Backplane) -> None:
