@@ -7,11 +7,12 @@ from functools import wraps
 from typing import Any
 
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from backplane.errors import Internal, InvalidPayload, ThreadlineError, TooLarge
+from backplane.errors import Internal, InvalidPayload, ThreadlineError, TooLarge, UnknownEvent
 from backplane.settings import Settings
 from gateway import openapi, payloads, strictjson
 from gateway.auth import Authenticator, Identity, bearer, stream_token
@@ -245,6 +246,15 @@ def _counts(request: Request, *names: str) -> dict[str, Any]:
         name: int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else text
         for name, text in given.items()
     }
+
+
+async def unrouted(request: Request, error: Exception) -> Response:
+    """Answer what no route takes, a method too, in the form of every other error."""
+    assert isinstance(error, HTTPException)
+    told = UnknownEvent(
+        "expected a route and a method that are served, got others; see GET /openapi.json for all of them"
+    )
+    return JSONResponse({"ok": False, "error": told.as_dict()}, error.status_code, error.headers)
 
 
 def _refusal(error: ThreadlineError) -> Response:

@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 from socketio import ASGIApp  # type: ignore[import-untyped]  # the library has no types
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 
 from backplane.connection import Backplane, opened_when_reachable
 from backplane.publisher import Publisher
@@ -27,7 +28,7 @@ from gateway.callers import Callers
 from gateway.dialects.routes import Dialects
 from gateway.door import Door
 from gateway.engine import server_options
-from gateway.http import INDEX, Http
+from gateway.http import INDEX, Http, unrouted
 from gateway.manager import RoomChannelManager
 from gateway.metrics import Metrics
 from gateway.node import Node
@@ -75,7 +76,9 @@ class Gateway:
             *Dialects(settings, verbs, self.node, self.metrics, http, callers).routes(),
             *self._operations.routes(http.who, http.answered, http.body),
         ]
-        guard = OriginGuard(ASGIApp(self._server, Starlette(routes=self.routes)), settings)
+        guard = OriginGuard(
+            ASGIApp(self._server, Starlette(routes=self.routes, exception_handlers={HTTPException: unrouted})), settings
+        )
         self.app = door = Door(guard, settings, self.metrics)
         self.settler = Settler(backplane.allowances, [callers.users, callers.tenants, *door.allowances])
         self.metrics.sockets.set_function(lambda: len(self.sockets))

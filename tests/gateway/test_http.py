@@ -161,6 +161,8 @@ async def test_the_queue_by_http(gateway_settings: Make) -> None:
         ("GET", "/v1/threads/nowhere/messages?limit=many", b"", 400, "invalid_payload"),
         ("GET", "/v1/threads/t/events?after=nonsense", b"", 400, "invalid_payload"),
         ("POST", "/v1/threads/nowhere/cancel", b"{}", 404, "not_found"),
+        ("GET", "/v1/threads/t/nothing", b"", 404, "unknown_event"),
+        ("PUT", "/v1/threads/t", b"", 405, "unknown_event"),
     ],
 )
 async def test_a_bad_request_gets_the_clear_error(
