@@ -48,6 +48,8 @@ class Seen:
     """Seconds that its clock is ahead of ours; as exact as the round trip."""
     lacks: tuple[str, ...] | None
     """What the user may not do of what gateways and workers do; None when the server cannot say."""
+    rereads: bool
+    """Whether `default`, with whose rights many servers read their append-only file, may write; True when unseen."""
 
 
 async def check_redis(settings: Settings) -> list[Finding]:
@@ -84,7 +86,7 @@ async def _at_primaries(settings: Settings, servers: Servers, redis: Redis) -> l
     here = all(server.here for server in servers.primaries)
     return [
         _worst([(one, findings.version(one.info)) for one in seen]),
-        _worst([(one, findings.persistence(one.info, one.config)) for one in seen]),
+        _worst([(one, _persistence(one)) for one in seen]),
         _worst([(one, findings.eviction(one.info)) for one in seen]),
         _worst([(one, findings.replicas(one.info, one.config, watched=watched)) for one in seen]),
         _worst([(one, findings.timeouts(one.config)) for one in seen]),
@@ -96,6 +98,11 @@ async def _at_primaries(settings: Settings, servers: Servers, redis: Redis) -> l
         await _guarded("scripts", lambda: _scripts(backplane)),
         await _guarded("pub/sub", lambda: _pubsub(backplane)),
     ]
+
+
+def _persistence(one: Seen) -> Finding:
+    found = findings.persistence(one.info, one.config)
+    return found if one.rereads or not found.ok else findings.forgetful()
 
 
 def _worst(found: list[tuple[Seen, Finding]]) -> Finding:
@@ -123,9 +130,10 @@ async def _look(server: str, redis: Redis, address: Address, settings: Settings)
     config: dict[Any, Any] = await allowed(redis.config_get(*_ASKED), {})
     user = await allowed(redis.acl_whoami(), b"")
     lacks = await allowed(lacking(redis, settings.key_prefix, cluster=address.kind == "cluster"), None)
-    return Seen(
-        server, info, {as_text(name): as_text(value) for name, value in config.items()}, as_text(user), ahead, lacks
-    )
+    known = {as_text(name): as_text(value) for name, value in config.items()}
+    words = ("ACL DRYRUN", "default", "SET", f"{settings.key_prefix}:x", "x")
+    rereads = as_text(await allowed(redis.execute_command(*words), b"OK")) == "OK"  # type: ignore[no-untyped-call]
+    return Seen(server, info, known, as_text(user), ahead, lacks, rereads)
 
 
 async def _guarded(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:

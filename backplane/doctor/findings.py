@@ -119,6 +119,17 @@ def persistence(info: dict[str, Any], config: dict[str, str]) -> Finding:
     return Finding("persistence", True, f"the append-only file is on{sync and f', appendfsync {sync}'}")
 
 
+def forgetful() -> Finding:
+    """Say what a server may do that reads its append-only file as a user without rights (redis/redis#14541)."""
+    return Finding(
+        "persistence",
+        False,
+        "the user `default` may not write: many servers read the append-only file with its rights, and forget at a "
+        "restart what scripts wrote",
+        "leave it its rights and no way in: `user default off ~* &* +@all`",
+    )
+
+
 def eviction(info: dict[str, Any]) -> Finding:
     """Judge what the server does when its memory is full, from its INFO."""
     policy = str(info.get("maxmemory_policy", "unknown"))

@@ -153,3 +153,20 @@ async def test_the_encryption_of_a_connection_is_told(tmp_path: Path) -> None:
         assert "rediss" in plain.advice
     finally:
         await node.close()
+
+
+async def test_a_server_that_may_forget_at_a_restart_what_scripts_wrote_is_found(tmp_path: Path) -> None:
+    """The user `default` without rights: whoever writes an ACL of their own turns it off so."""
+    looker = f"user looker on >{PASSWORD} ~* &* +@all\n"
+    node = Node(tmp_path, "--appendonly", "yes", users=EXAMPLE.read_text() + looker, looker="looker")
+    try:
+        await node.start()
+        doctor = url(node, "doctor:change-me-too")
+        assert (await found_at(doctor))["persistence"].ok
+        await tell(node, "ACL SETUSER", "default", "reset")
+        found = (await found_at(doctor))["persistence"]
+        assert not found.ok
+        assert "user default off ~* &* +@all" in found.advice
+        assert (await found_at(url(node, "threadline:change-me")))["persistence"].ok, "it cannot be seen by everybody"
+    finally:
+        await node.close()
