@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from backplane.approvals import Question
 from backplane.connection import Backplane
 from backplane.errors import NotFound
 from backplane.ids import ThreadRef, thread_ref
@@ -14,6 +15,7 @@ from backplane.scripts import Call
 from backplane.steps import Steps
 from backplane.threads import beginning, one_line
 from backplane.turns import Batch, Claim, Edit, Ending, Start
+from tests.support.waiting import wait_until
 
 REF = thread_ref("tea-and-biscuits")
 SECRET = "nobody-else-may-read-this"
@@ -254,6 +256,35 @@ async def test_nothing_is_left_of_a_deleted_thread_in_any_key(backplane: Backpla
     assert await listed(backplane) == ["another"]
 
 
+async def test_what_ended_turns_asked_and_recorded_goes_with_their_thread(backplane: Backplane) -> None:
+    """A question outlives its turn by a day, so that a late decision is told what became of it."""
+    request_id = await started(backplane, REF.thread_id)
+    claim = await claimed(backplane, request_id)
+    await backplane.approvals.ask(claim, Question("q1", {"question": SECRET}))
+    await backplane.turns.cancel(REF, "ann")
+    await backplane.turns.finish(claim, Batch(1, []), Ending("failed", "chat_error", "{}"))
+    assert SECRET in await everything(backplane)
+    await backplane.threads.delete(REF, "ann")
+    assert SECRET not in await everything(backplane)
+    assert request_id not in await everything(backplane)
+
+
+async def test_workers_are_told_to_forget_their_copies_of_a_deleted_thread(backplane: Backplane) -> None:
+    heard: list[bytes] = []
+
+    class Ear:
+        def heard(self, message: bytes) -> None:
+            heard.append(message)
+
+        def missed(self) -> None:
+            """Hear nothing of it."""
+
+    await backplane.live.subscribe(backplane.keys.thread(REF).partition.control, Ear())
+    await started(backplane, REF.thread_id)
+    await backplane.threads.delete(REF, "ann")
+    await wait_until(lambda: f"forget {REF}".encode() in heard, "it is named")
+
+
 async def test_turns_that_ended_long_ago_are_found_too(backplane: Backplane) -> None:
     """The list of turns is kept short, and still names all of which something is kept."""
     ids = []
@@ -285,8 +316,6 @@ async def test_each_turn_of_a_deleted_thread_ends_once_before_those_who_watch_ar
     claim, _ = await full_thread(backplane)
     await backplane.live.subscribe(keys.live, Ear())
     await backplane.threads.delete(REF, "ann")
-    from tests.support.waiting import wait_until
-
     await wait_until(lambda: bool(heard) and heard[-1].startswith(b"thread_deleted "), "told")
     ended = [
         json.loads(line.partition(b" ")[2]) for line in heard if line.startswith((b"chat_error", b"queue_item_removed"))

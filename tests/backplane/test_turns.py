@@ -309,6 +309,25 @@ async def test_a_stale_owners_writes_are_refused(backplane: Backplane) -> None:
     assert new.fence == old.fence + 1
 
 
+async def test_a_stale_owner_is_not_told_that_its_own_answer_stands(backplane: Backplane) -> None:
+    """The end of another attempt is no answer to it: it would keep a copy of a session that nobody else has."""
+    started = await backplane.turns.start(REF, ask())
+    old = await claimed(backplane, started)
+    await lapse(backplane, started.request_id)
+    await backplane.turns.recover(member(backplane, started.request_id))
+    new = await claimed(backplane, started)
+    assert (await backplane.turns.finish(new, Batch(1, []), done("new"))).state == "done"
+    assert (await backplane.turns.finish(old, Batch(1, []), done("old"))).state == "fenced"
+
+
+async def test_an_end_with_a_hole_in_front_of_it_is_refused(backplane: Backplane) -> None:
+    """A failover has lost a batch: the answer would stand in the session, and its words not in the log."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await backplane.turns.append(claim, said("a"))
+    assert (await backplane.turns.finish(claim, Batch(3, []), done("abc"))).state == "fenced"
+    assert (await backplane.turns.finish(claim, Batch(2, []), done("ab"))).state == "done"
+
+
 async def test_a_batch_that_is_sent_twice_is_written_once(backplane: Backplane) -> None:
     claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
     assert await backplane.turns.append(claim, said("a")) == await backplane.turns.append(claim, said("a"))

@@ -394,6 +394,62 @@ async def test_who_left_and_comes_back_gets_what_others_did_meanwhile(thread: Th
     assert queued.offset in member.offsets
 
 
+async def test_who_left_and_asks_for_a_snapshot_is_sent_everything_again(thread: Thread) -> None:
+    """While it waits for its own turn alone it is not served, whatever it was before."""
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 2))
+    thread.room.own(member, thread.claim.request_id, 1)
+    thread.room.leave(member)
+    joined = await thread.join(member)
+    assert joined.snapshot is not None
+    queued = await thread.backplane.turns.start(REF, Start("next", "ann", "other", queue_mode="followup"))
+    await wait_until(lambda: queued.offset in member.offsets, "it hears of what others send")
+
+
+async def test_who_is_behind_and_asks_for_a_snapshot_is_not_sent_what_stands_in_it(thread: Thread) -> None:
+    member = await behind(thread)
+    for word in "bcd":
+        await thread.say(word)
+    joined = await thread.join(member)
+    assert (joined.offset, joined.recovered) == (6, None)
+    member.reads.set()
+    await thread.say("live again")
+    await wait_until(lambda: 7 in member.offsets, "it is served live again")
+    await quiet(thread)
+    assert member.offsets == [3, 7]
+
+
+@pytest.mark.parametrize("cursor", [True, False])
+async def test_who_could_not_be_brought_up_to_the_present_is_told_to_come_back(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch, cursor: bool
+) -> None:
+    """It had a place, and was sent nothing while it was read for: left there, it would wait for ever."""
+    member = await behind(thread)
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("Redis did not answer; send the same call again in a moment")
+
+    monkeypatch.setattr(thread.backplane.log, "read", away)
+    monkeypatch.setattr(thread.backplane.sessions, "snapshot", away)
+    with pytest.raises(Unavailable):
+        await thread.join(member, (thread.claim.epoch, 3) if cursor else None)
+    assert member.lost == ["could not be brought up to the present"]
+    assert len(thread.rooms) == 0
+
+
+async def test_a_notice_is_for_those_who_watch_and_keep_up(thread: Thread) -> None:
+    """Who is behind would have it pile up; who left hears of its own messages alone."""
+    slow, left, watching = await behind(thread), Watcher(), Watcher()
+    for member in (left, watching):
+        await thread.join(member, (thread.claim.epoch, 3))
+    thread.room.own(left, thread.claim.request_id, 1)
+    thread.room.leave(left)
+    await thread.backplane.threads.rename(REF, "ann", "title")
+    await wait_until(lambda: [event.name for event in watching.events] == ["thread_renamed"], "it is told")
+    assert [event.name for event in slow.events] == ["text_delta"]
+    assert left.events == []
+
+
 async def test_a_member_that_is_gone_before_it_has_joined_is_not_kept(thread: Thread) -> None:
     member = Watcher()
     member.gone = True
