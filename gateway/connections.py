@@ -30,6 +30,10 @@ UPGRADE_DEADLINE = 10.0
 UNREAD_BYTES = 256 * 1024
 """Text that may wait in the queue of a client when its next call is done: it should read the answers to the last ones.
 With what the transport holds, a socket that reads nothing costs about two of the largest answers."""
+AT_ONCE = 16
+"""Frames of one WebSocket that are acted on before everybody else has a turn; a large one counts for several. One step
+of the loop may read megabytes, which are hundreds of thousands of small frames."""
+_LARGE = 4096
 UNREAD = 64
 """Packets that may wait in the queue of a client before it is sent no more: seconds of text. On a WebSocket the
 transport's own buffer says so earlier."""
@@ -67,9 +71,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_binary", "_expires", "_heartbeat", "_inbox", "_loop", "_pinged", "_probing", "_upgrade_deadline", "address",
-        "closed", "closing", "connected", "is_cut", "polling", "posting", "queue", "server", "session", "sid",
-        "upgraded", "upgrading",
+        "_binary", "_expires", "_heartbeat", "_inbox", "_loop", "_pinged", "_probing", "_taken", "_upgrade_deadline",
+        "address", "closed", "closing", "connected", "is_cut", "polling", "posting", "queue", "server", "session",
+        "sid", "upgraded", "upgrading",
     )  # fmt: skip
 
     def __init__(self, server: Any, sid: str, *, binary: bool = False, address: str = "") -> None:
@@ -98,6 +102,8 @@ class Connection:
         self._upgrade_deadline: asyncio.TimerHandle | None = None
         self._inbox: deque[str | bytes] | None = None
         """What came while an earlier frame is still being handled; None when none is."""
+        self._taken = 0
+        """Frames since others had a turn."""
 
     # --- heartbeat -------------------------------------------------------------------------------------
 
@@ -214,10 +220,19 @@ class Connection:
             self._upgrade(websocket, frame)
         elif self._inbox is not None:
             self._inbox.append(frame)
-        elif (work := self._act(frame)) is not None:
+        elif (work := self._take(frame)) is not None:
             self._inbox = deque()
             websocket.pause_reading()
             self.server.spawn(self._work(websocket, work))
+
+    def _take(self, frame: str | bytes) -> Awaitable[object] | None:
+        """Act on a frame; return what is to be awaited before the next one, which may be the turn of others."""
+        self._taken += 1 + len(frame) // _LARGE
+        work = self._act(frame)
+        if work is None and self._taken < AT_ONCE:
+            return None
+        self._taken = 0
+        return asyncio.sleep(0) if work is None else work
 
     def _act(self, frame: str | bytes) -> Awaitable[object] | None:
         if self.closing:
@@ -237,7 +252,7 @@ class Connection:
                     await self.server.cut(self.sid, breach)
                 work = None
                 while work is None and self._inbox:
-                    work = self._act(self._inbox.popleft())
+                    work = self._take(self._inbox.popleft())
         finally:
             self._inbox = None
             websocket.resume_reading()

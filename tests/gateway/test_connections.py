@@ -7,6 +7,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import httpx
 import pytest
@@ -214,3 +215,35 @@ async def test_a_defect_in_a_request_is_one_line_without_its_words(echo: Echo, m
         assert (await echo.http.get(url)).status_code == 500
     assert [line["event"] for line in logs] == ["request_failed"]
     assert "secret-word" not in json.dumps(logs)
+
+
+class Still:
+    """As much of a WebSocket as a session needs to be read from."""
+
+    def __init__(self) -> None:
+        self.paused = False
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(1, connections.AT_ONCE), (64 * 1024, 1)], ids=["small", "large"])
+async def test_a_flood_of_frames_leaves_others_their_turn(echo: Echo, size: int, at_once: int) -> None:
+    """However many of them were read in one step; meanwhile nothing more is read, and the order stands."""
+    seen: list[str] = []
+    steps: list[int] = []
+    echo.engine.reader = lambda connection, data: seen.append(str(data))
+    session, flood = Connection(echo.engine, "flood"), Still()
+    session.server.max_http_buffer_size = 100_000
+    sent = [f"{number}".rjust(size) for number in range(200)]
+    for frame in sent:
+        session.frame_received(flood, "4" + frame)  # type: ignore[arg-type] # it is enough of one
+    assert len(seen) == at_once
+    while flood.paused:
+        steps.append(len(seen))
+        await asyncio.sleep(0)
+    assert seen == sent
+    assert max(after - before for before, after in pairwise(steps)) <= at_once
