@@ -195,6 +195,7 @@ export type ThreadEvent =
 
 /** A message as the history holds it. */
 export interface HistoryMessage {
+  /** Its number, from 1; 0 in a snapshot that this client made, for a message that came as an event. */
   readonly id: number;
   readonly ts: number;
   readonly role: "user" | "assistant";

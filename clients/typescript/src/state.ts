@@ -205,7 +205,7 @@ function replaced(state: ThreadState, told: Snapshot): ThreadState {
     offset: told.offset,
     messages: told.messages.map((message) => messageOf(message, before.get(keyOf(message)))),
     has_older: (told.messages[0]?.id ?? 1) > 1,
-    older_before: told.messages[0]?.id ?? null,
+    older_before: told.messages[0]?.id || null,
     turn: told.turn && turnOf(told.turn, ""),
     parallel: told.parallel.map((turn) => turnOf(turn, "parallel")),
     queue: [],
@@ -224,7 +224,7 @@ function keyOf(message: { readonly request_id: string; readonly role: string }):
 function messageOf(told: HistoryMessage, before?: Message): Message {
   const message = {
     key: keyOf(told),
-    id: told.id,
+    id: told.id || null,
     role: told.role,
     content: told.content,
     request_id: told.request_id,

@@ -1,6 +1,6 @@
 import { afterEach, expect, test, vi } from "vitest";
 import type { HistoryMessage, Item } from "../src/events.js";
-import type { Turn } from "../src/index.js";
+import { type Turn, initialState, reduce } from "../src/index.js";
 import type { Answer } from "../src/tracker.js";
 import { closeAll, open, until } from "./fleet.js";
 import { type Answers, type Fields, NOT_FOUND, ScriptedGateway } from "./scripted.js";
@@ -55,6 +55,20 @@ test("a message that came as an event is edited by its turn: the history knows i
   await expect(thread.edit("other", { request_id: "" })).rejects.toMatchObject({ code: "edit_conflict" });
   await expect(thread.edit("other", { message_id: null as never })).rejects.toThrow(/request_id/);
   expect(gateway.asked("thread:edit")).toHaveLength(1);
+});
+
+test("a present that is folded again has no number for a message that came as an event, as the thread itself has none", async () => {
+  const gateway = gatewayOf([]);
+  const thread = open({ urls: ["http://one"] }).thread("tea");
+  await until(thread, (state) => state.exists);
+  gateway.tell("chat_accepted", { request_id: "r1", offset: 10, message: "hello" });
+  await until(thread, (state) => state.messages.length === 1);
+  const items = thread.events();
+  const { value } = await items.next();
+  await items.return?.();
+  const folded = reduce(initialState("tea"), value as Item);
+  expect([folded.messages[0]?.id, folded.older_before]).toEqual([null, null]);
+  expect([thread.state.messages[0]?.id, thread.state.older_before]).toEqual([null, null]);
 });
 
 const STARTED = { ok: true, state: "accepted", request_id: "r1", epoch: "e", offset: 1 };
