@@ -212,6 +212,18 @@ async def test_the_clock_of_the_deadline_stands_still_while_a_person_is_asked(
     assert await backplane.turns.recover(place) == "turn_timeout"
 
 
+async def test_a_second_question_does_not_count_the_wait_for_the_first(backplane: Backplane) -> None:
+    """The clock has stood since the first was asked, until the last is decided."""
+    claim = await asking(backplane)
+    key = backplane.keys.thread(REF).turn(claim.request_id)
+    asked_at = int(await backplane.redis.hget(key, "paused_at") or 0)
+    await backplane.redis.hset(key, "paused_at", asked_at - 100_000)
+    await backplane.approvals.ask(claim, Question("q2", {"kind": "question"}))
+    for own in ("q1", "q2"):
+        assert (await backplane.approvals.decide(REF, "ann", f"{claim.request_id}.{own}", "approved")).decided
+    assert int(await backplane.redis.hget(key, "deadline") or 0) >= claim.deadline + 100_000
+
+
 async def test_what_nobody_decides_in_time_is_refused_although_nobody_owns_the_turn(backplane: Backplane) -> None:
     claim = await parked(backplane)
     await overdue(backplane, claim)

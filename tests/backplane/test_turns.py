@@ -856,10 +856,18 @@ async def test_a_lane_that_steers_fall_into_has_a_lifetime(backplane: Backplane)
     assert await backplane.redis.pttl(backplane.keys.thread(REF).lanes + "followup") > 0
 
 
-async def test_a_message_that_is_taken_out_of_its_lane_is_forgotten(backplane: Backplane) -> None:
-    await backplane.turns.start(REF, ask())
-    waiting = await backplane.turns.start(REF, ask("secret", queue_mode="followup"))
-    assert await backplane.turns.unqueue(REF, "ann", waiting.request_id) == [waiting.request_id]
+@pytest.mark.parametrize("lane", ["followup", "steer", "collect"])
+async def test_a_message_that_was_removed_or_delivered_is_forgotten(backplane: Backplane, lane: QueueMode) -> None:
+    """Only the session keeps its words, and nothing of it stays for as long as a lane does."""
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    waiting = await backplane.turns.start(REF, ask("secret", queue_mode=lane))
+    if lane == "followup":
+        assert await backplane.turns.unqueue(REF, "ann", waiting.request_id) == [waiting.request_id]
+    elif lane == "steer":
+        assert (await backplane.turns.steers(claim, 0))[1][0].message == "secret"
+        await backplane.turns.finish(claim, Batch(1, []), done("a"))
+    else:
+        await backplane.turns.start(REF, ask("next"))
     key = backplane.keys.thread(REF).turn(waiting.request_id)
     assert await backplane.redis.hmget(key, ["message", "input", "preview"]) == [None] * 3
     assert 0 < await backplane.redis.pttl(key) <= backplane.settings.turn_ttl * 1000
