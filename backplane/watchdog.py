@@ -157,7 +157,7 @@ class Watchdog:
             task=seen.task,
             **self._whose(name),
             means=self._means,
-            stack=seen.stack,
+            calls=seen.stack,  # `stack` has a meaning of its own for those who write lines as text
         )
 
 

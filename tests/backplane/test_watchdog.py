@@ -6,6 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
+from structlog.dev import ConsoleRenderer
 from structlog.testing import capture_logs
 
 from backplane.watchdog import Watchdog
@@ -44,8 +45,9 @@ async def test_the_line_that_blocks_is_named_while_it_does_with_its_task_and_who
     (blocked,) = of(logs, "is blocked")
     assert (blocked["at"], blocked["task"], blocked["turn_of"]) == (WHERE, "agent-r1", "agent-r1")
     assert blocked["means"] == "nobody is served"
-    assert f"{WHERE} block" in blocked["stack"]
-    assert not any("base_events.py" in call or "runners.py" in call for call in blocked["stack"])
+    assert f"{WHERE} block" in blocked["calls"]
+    assert not any("base_events.py" in call or "runners.py" in call for call in blocked["calls"])
+    assert f"{WHERE} block" in ConsoleRenderer(colors=False)(None, "warning", dict(blocked)), "people read it, too"
     assert troubles[0] is not None
     assert WHERE in troubles[0]
     (over,) = of(logs, "goes on")
