@@ -21,6 +21,7 @@ from threadline_client import (
     Snapshot,
     Thread,
     ThreadState,
+    Unauthorized,
     connect,
 )
 from threadline_client.outcome import outcome_in
@@ -242,6 +243,7 @@ class Chat:
     ) -> None:
         self._thread_of = thread_of
         self._thread: Thread
+        self._back: Thread | None = None
         self._command_line = command
         self._screen = screen
         self._lines = lines
@@ -278,11 +280,12 @@ class Chat:
         else:
             self._cancelling = asyncio.create_task(self._cancel(turn.request_id))
 
-    async def _follow(self, thread: Thread) -> None:
+    async def _follow(self, thread: Thread, back: Thread | None = None) -> None:
+        """Show a thread from now on; `back` if that one is refused, such as for an id that is none."""
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
-        self._thread, self._transcript = thread, Transcript(self._screen)
+        self._thread, self._back, self._transcript = thread, back, Transcript(self._screen)
         self._screen.note(f"thread {thread.id} - come back with: {self._command_line} --thread {thread.id}")
         self._ready.clear()
         self._follower = asyncio.create_task(self._read(thread, self._transcript), name="threadline follower")
@@ -290,6 +293,8 @@ class Chat:
         ready = asyncio.create_task(self._ready.wait())
         await asyncio.wait({ready, self._follower}, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
+        if back is not None and self._follower.done() and not self._left.is_set():
+            await self._follow(back)
 
     async def _read(self, thread: Thread, transcript: Transcript) -> None:
         async with thread.events() as events:
@@ -305,8 +310,12 @@ class Chat:
 
     def _read_ended(self, follower: asyncio.Task[None]) -> None:
         error = None if follower.cancelled() else follower.exception()
-        if error is not None:
-            self._screen.note(f"[{error}]")
+        if error is None:
+            return
+        self._screen.note(f"[{error}]")
+        refused = isinstance(error, Refused) and not isinstance(error, Unauthorized)
+        # the next lines of a pipe are meant for the thread that was refused
+        if self._back is None or self._ready.is_set() or not refused or not self._lines.interactive:
             self._failed = True
             self._left.set()
 
@@ -372,7 +381,8 @@ class Chat:
         elif name == "/cancel":
             await self._cancel()
         elif name == "/new" or (name == "/thread" and argument):
-            await self._follow(self._thread_of(argument if name == "/thread" else new_thread_id()))
+            wanted = argument if name == "/thread" else new_thread_id()
+            await self._follow(self._thread_of(wanted), back=self._thread)
         else:
             self._screen.note(f"[no such command: {name}; /help lists them]")
         return True

@@ -205,6 +205,19 @@ async def test_the_commands_do_what_help_says(desk: Desk) -> None:
     assert shown.count("assistant> moo") == 2, "once on entering the thread, once for /history"
 
 
+async def test_a_thread_that_is_refused_is_not_gone_to(desk: Desk) -> None:
+    """A slip of the fingers in /thread used to end the conversation."""
+    refusal = {"code": "invalid", "message": "choose another id", "retryable": False}
+    await desk.sees("you> ")
+    desk.nodes[0].refusals["thread:subscribe"] = [refusal]
+    desk.typed.type("/thread mi!k")
+    await desk.sees("[choose another id]")
+    desk.typed.type("/status")
+    await desk.sees("thread tea does not exist yet; no turn runs")
+    desk.typed.type("hello")
+    await desk.started()
+
+
 async def test_a_refused_message_is_said_so(desk: Desk) -> None:
     desk.nodes[0].refusals["chat:start"] = [{"code": "too_large", "message": "too long", "retryable": False}]
     desk.typed.type("hello")
