@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from backplane.errors import Misconfigured, ThreadlineError
+from backplane.errors import Internal, Misconfigured, ThreadlineError
 from cli import gateway_url
 from cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
@@ -443,6 +443,8 @@ def _finish(work: Coroutine[Any, Any, int]) -> None:
 
 def _complain(error: Exception) -> None:
     line = " ".join(str(error).split())
+    if isinstance(error, Internal) and error.__cause__ is not None:  # a process that could not start has logged nothing
+        line += f" ({' '.join(str(error.__cause__).split())})"
     typer.echo(f"threadline: {line}", err=True)
 
 

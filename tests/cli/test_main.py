@@ -201,3 +201,13 @@ def test_an_error_of_the_client_is_one_plain_line_although_it_is_loaded_late() -
     assert done.returncode == 1
     assert "no gateway answered" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_start_that_redis_refuses_says_why(valkey: str) -> None:
+    """It sent the reader to a log in which nothing stood."""
+    url = f"{valkey.rpartition('/')[0]}/99999"
+    ended = subprocess.run(
+        [sys.executable, "-m", "cli.main", "worker", "--redis-url", url], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert "DB index is out of range" in ended.stderr
