@@ -106,10 +106,11 @@ class Revisions:
                 "expected a message that stands in the conversation; it was changed or cut off elsewhere, or still "
                 "waits for its turn: read the thread's history"
             )
-        before = await self._turn_of(identity, thread_id, revision.before) or revision.before
-        if (newest is None and not before) or (newest is not None and before in {newest.request_id, newest.name}):
-            return None
-        if revision.anew and asked is not None and asked.same:
+        if revision.message:
+            before = await self._turn_of(identity, thread_id, revision.before) or revision.before
+            if (newest is None and not before) or (newest is not None and before in {newest.request_id, newest.name}):
+                return None
+        if revision.anew and asked is not None and (asked.same or not revision.message):
             return asked
         raise NotFound("no message of that id is remembered; read the thread's history, and edit it there")
 

@@ -312,6 +312,16 @@ async def test_a_message_that_never_came_begins_a_turn_at_the_end(gateway_settin
         assert len(await said_in(http, "t")) == 6
 
 
+async def test_of_a_client_without_ids_the_newest_message_is_meant_and_never_a_new_one(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
+        nameless = sent("t", ("user", "", "3"), trigger="regenerate-message")
+        assert (await http.post("/v1/ai/chat", json=nameless)).status_code == 404
+        await run(http, "/v1/ai/chat", sent("t", ("user", "u1", "2")))
+        assert text(await run(http, "/v1/ai/chat", nameless)) == "0 1 2 "
+        assert await said_in(http, "t") == ["3", "0 1 2 "]
+
+
 async def test_a_message_that_is_not_remembered_changes_no_other(gateway_settings: Make) -> None:
     settings = gateway_settings()
     async with serving(settings) as node, working(settings, count), httpx.AsyncClient(base_url=node.url) as http:
