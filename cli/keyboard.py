@@ -8,6 +8,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TextIO
 
 
@@ -31,8 +32,9 @@ class Keyboard:
 
     def _read(self) -> None:
         try:
-            for line in self._split():
-                self._put(line)
+            with suppress(OSError):  # the terminal is gone, and with it whoever typed
+                for line in self._split():
+                    self._put(line)
             self._put(None)
         except RuntimeError:  # the loop has ended before the input has
             return

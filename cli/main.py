@@ -13,8 +13,9 @@ import typer
 from typer.core import TyperGroup
 
 from backplane.errors import Internal, Misconfigured, ThreadlineError
-from cli import gateway_url
+from cli import gateway_url, streams
 from cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from cli.screen import printable
 
 if TYPE_CHECKING:
     from backplane.settings import Settings
@@ -387,6 +388,7 @@ def doctor(url: Urls = None, redis_url: RedisUrl = None, as_json: Json = False) 
 
 def main() -> None:
     """Run the command that the process was called with; the console script."""
+    streams.prepare()
     try:
         app(prog_name="threadline")
     except SystemExit as ended:
@@ -445,7 +447,7 @@ def _complain(error: Exception) -> None:
     line = " ".join(str(error).split())
     if isinstance(error, Internal) and error.__cause__ is not None:  # a process that could not start has logged nothing
         line += f" ({' '.join(str(error.__cause__).split())})"
-    typer.echo(f"threadline: {line}", err=True)
+    typer.echo(f"threadline: {printable(line)}", err=True)
 
 
 if __name__ == "__main__":

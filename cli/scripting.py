@@ -41,10 +41,11 @@ class Output:
     def __init__(self, out: TextIO, notes: TextIO, *, as_json: bool = False) -> None:
         self.as_json = as_json
         self._out, self._notes = out, notes
+        self._utf8 = (out.encoding or "utf-8").lower().replace("-", "") == "utf8"
 
     def record(self, fields: Mapping[str, Any]) -> None:
         """Write one JSON object on a line of its own."""
-        self.text(json.dumps(fields, ensure_ascii=False))
+        self.text(json.dumps(fields, ensure_ascii=not self._utf8))
 
     def text(self, text: str) -> None:
         """Write text and end the line."""

@@ -12,6 +12,17 @@ import pytest
 from cli.keyboard import Keyboard
 
 
+class Descriptor(io.StringIO):
+    """A stream that is read by a descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+
 async def lines_of(stream: TextIO) -> list[str]:
     keyboard = Keyboard(stream)
     found = []
@@ -42,3 +53,11 @@ async def test_a_file_is_read_to_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["one\ntwo\n", "one\ntwo"])
 async def test_a_stream_without_a_descriptor_is_read_too(text: str) -> None:
     assert await lines_of(io.StringIO(text)) == ["one", "two"]
+
+
+async def test_a_terminal_that_is_gone_ends_the_lines(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)  # reading it fails, as it does for a terminal that was closed
+    try:
+        assert await lines_of(Descriptor(folder)) == []
+    finally:
+        os.close(folder)
