@@ -121,6 +121,12 @@ async def watched(gateway_settings: Make, clients: Clients, valkey: str) -> Asyn
         await asked(first, "hers")
         ann = await clients.connect(first.url, mint(SECRET, "ann", 60))
         assert (await ann.call("thread:subscribe", thread_id="hers"))["ok"] is True
+        redis, listed = first.backplane.redis, first.backplane.keys.threads("default", "ann")
+
+        async def noted() -> bool:
+            return bool(await redis.exists(listed))
+
+        await wait_until(noted, "her thread is listed, which the answer does not wait for")
         state = await stored(first)
         yield [first, second], monitor
         assert await stored(first) == state, "nothing of hers has changed"
