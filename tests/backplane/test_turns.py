@@ -200,6 +200,14 @@ async def test_a_key_with_another_model_is_a_conflict(backplane: Backplane) -> N
         await backplane.turns.start(REF, ask("one", client_message_id="key", model="other"))
 
 
+async def test_a_key_leads_to_its_turn_for_whoever_has_used_it_alone(backplane: Backplane) -> None:
+    start = ask("one", client_message_id="key")
+    await backplane.turns.start(REF, start)
+    assert await backplane.turns.known_as(REF, start.subject, "key") == start.request_id
+    assert await backplane.turns.known_as(REF, "somebody else", "key") is None
+    assert await backplane.turns.known_as(REF, start.subject, "another") is None
+
+
 async def test_a_start_whose_answer_was_lost_may_be_sent_again(backplane: Backplane) -> None:
     """Without a key too: the retry below us carries the same request id."""
     start = ask("once")
