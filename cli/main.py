@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from backplane.errors import Internal, Misconfigured, ThreadlineError
-from cli import gateway_url, streams
+from cli import gateway_url, stdio
 from cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from cli.screen import printable
 
@@ -388,7 +388,7 @@ def doctor(url: Urls = None, redis_url: RedisUrl = None, as_json: Json = False) 
 
 def main() -> None:
     """Run the command that the process was called with; the console script."""
-    streams.prepare()
+    stdio.prepare()
     try:
         app(prog_name="threadline")
     except SystemExit as ended:

@@ -214,8 +214,12 @@ class Http:
         if request.method == "HEAD":
             await self._verbs.beginning(identity, asked.thread_id)  # refused as a GET is
             return unread()
-        stream = Stream(self._verbs, self._metrics, self._node.degraded, self._callers, identity, asked)
+        stream = self.open_stream(identity, asked)
         return StreamResponse(stream, stream.events(await stream.join()))
+
+    def open_stream(self, identity: Identity, asked: payloads.ThreadSubscribe) -> Stream:
+        """Return a reader of a thread's events, which has not joined yet."""
+        return Stream(self._verbs, self._metrics, self._node.degraded, self._callers, identity, asked)
 
     async def body(self, request: Request) -> dict[str, Any]:
         """Return the JSON object that a request carries, or an empty one.

@@ -73,7 +73,7 @@ class Gateway:
         self.routes = [
             *Page(settings, INDEX).routes(),
             *http.routes(),
-            *Dialects(settings, verbs, self.node, self.metrics, http, callers).routes(),
+            *Dialects(settings, verbs, http, callers).routes(),
             *self._operations.routes(http.who, http.answered, http.body),
         ]
         guard = OriginGuard(

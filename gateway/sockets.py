@@ -279,6 +279,10 @@ class Sockets:
         socket.calls += 1
         try:
             async with socket.order:
+                # What still waits when its socket leaves is not begun, a start neither. Nobody was told that
+                # it was done, and a client that comes back repeats it with the same client_message_id. Done late it
+                # could overtake what the client has asked of another node since. And a socket that was closed because
+                # its token has ended or was taken back has no right to anything more. What has begun goes on.
                 return await call() if await socket.has_room() else None
         finally:
             socket.calls -= 1

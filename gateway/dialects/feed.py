@@ -6,7 +6,7 @@ The id of the last frame of an event is the log's cursor, so a stream that broke
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -16,10 +16,7 @@ from backplane.errors import NotFound
 from backplane.events import APPROVAL_DECIDED, Event, dumps, merge, standing
 from backplane.log import Page
 from gateway.auth import Identity
-from gateway.callers import Callers
-from gateway.degraded import Degraded
 from gateway.dialects.view import Frame, View
-from gateway.metrics import Metrics
 from gateway.payloads import QueueStatus, ThreadSubscribe
 from gateway.streams import Stream
 from gateway.verbs import Ack, Verbs
@@ -34,11 +31,17 @@ class Place:
     request_id: str
     offset: int
 
+    @classmethod
+    def of(cls, ack: Ack) -> Place:
+        """Return where the turn is found whose start or edit was acknowledged."""
+        return cls(ack["thread_id"], ack["epoch"], ack["request_id"], ack["offset"])
+
 
 class Feed:
     """One turn for one reader.
 
     Args:
+        open_stream: makes a reader of server-sent events.
         place: the turn.
         view: the dialect.
         cursor: `(epoch, offset)` of the last event that the reader has; None for all of them.
@@ -48,9 +51,7 @@ class Feed:
     def __init__(
         self,
         verbs: Verbs,
-        metrics: Metrics,
-        degraded: Degraded,
-        callers: Callers,
+        open_stream: Callable[[Identity, ThreadSubscribe], Stream],
         identity: Identity,
         place: Place,
         view: View,
@@ -58,9 +59,7 @@ class Feed:
         behind: frozenset[str] = frozenset(),
     ) -> None:
         self._verbs = verbs
-        self._metrics = metrics
-        self._degraded = degraded
-        self._callers = callers
+        self._open_stream = open_stream
         self._identity = identity
         self._place = place
         self._view = view
@@ -89,7 +88,7 @@ class Feed:
                 self._at = (self._page.epoch, after)
                 asked = ThreadSubscribe(thread_id=self._place.thread_id, epoch=self._at[0], after=self._at[1])
             waited = found is None and await self._is_in_a_lane()
-            stream = Stream(self._verbs, self._metrics, self._degraded, self._callers, self._identity, asked)
+            stream = self._open_stream(self._identity, asked)
             joined = await stream.join()
             if found is None and not joined.get("snapshot"):
                 stream.leave()

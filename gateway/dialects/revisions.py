@@ -12,7 +12,7 @@ from gateway import payloads
 from gateway.auth import Identity
 from gateway.dialects.feed import Place
 from gateway.dialects.inputs import Asked, Revision
-from gateway.verbs import Ack, Verbs
+from gateway.verbs import Verbs
 
 _LISTED = "message-"
 """How clients call a message of the history that they did not send, before its number."""
@@ -63,7 +63,7 @@ class Revisions:
             else:
                 meant = await self._meant(identity, start.thread_id, said, revision)
         if meant is None:
-            return placed(await self._verbs.start(identity, start, client_id="http", member=None))
+            return Place.of(await self._verbs.start(identity, start, client_id="http", member=None))
         if meant.same and not revision.anew:  # changed to this before: the same call again
             found = await self._verbs.beginning(identity, start.thread_id, meant.request_id)
             if found is not None:
@@ -71,7 +71,7 @@ class Revisions:
         given = {name: value for name, value in asked.start.items() if name != "queue_mode"}
         given |= {"message_id": meant.id, "client_message_id": _key(meant.request_id)}
         edit = payloads.read(payloads.ThreadEdit, given, self._settings)
-        return placed(await self._verbs.edit(identity, edit, client_id="http", member=None))
+        return Place.of(await self._verbs.edit(identity, edit, client_id="http", member=None))
 
     @staticmethod
     async def _answered(said: AsyncIterator[_Said], answer: str) -> _Said:
@@ -138,11 +138,6 @@ class Revisions:
             if not page["messages"]:
                 return
             left, before = left - len(page["messages"]), page["messages"][0]["id"]
-
-
-def placed(ack: Ack) -> Place:
-    """Return where the turn of an acknowledgement is found."""
-    return Place(ack["thread_id"], ack["epoch"], ack["request_id"], ack["offset"])
 
 
 def _key(request_id: str) -> str:

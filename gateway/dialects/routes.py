@@ -21,11 +21,9 @@ from gateway.dialects.agui import AgUi
 from gateway.dialects.aisdk import AiSdk
 from gateway.dialects.feed import Feed, Place
 from gateway.dialects.inputs import Asked
-from gateway.dialects.revisions import Revisions, placed
+from gateway.dialects.revisions import Revisions
 from gateway.dialects.view import Fields, Frame, View
 from gateway.http import Http
-from gateway.metrics import Metrics
-from gateway.node import Node
 from gateway.streams import StreamResponse, cursor, unread
 from gateway.verbs import Verbs
 
@@ -35,13 +33,9 @@ _AI_SDK_HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 class Dialects:
     """The dialects' routes of a node."""
 
-    def __init__(
-        self, settings: Settings, verbs: Verbs, node: Node, metrics: Metrics, http: Http, callers: Callers
-    ) -> None:
+    def __init__(self, settings: Settings, verbs: Verbs, http: Http, callers: Callers) -> None:
         self._settings = settings
         self._verbs = verbs
-        self._node = node
-        self._metrics = metrics
         self._http = http
         self._callers = callers
         self._revisions = Revisions(settings, verbs)
@@ -73,10 +67,8 @@ class Dialects:
             return Response(status_code=204)
         asked = payloads.read(payloads.ThreadHistory, {"thread_id": place.thread_id}, self._settings)
         history = await self._verbs.history(identity, asked)
-        of_turn = {
-            "role": "assistant",
-            "request_id": place.request_id,
-        }  # told by the stream: it may have ended just now
+        # what the stream tells is not told twice: the turn may have ended just now
+        of_turn = {"role": "assistant", "request_id": place.request_id}
         given = [_as_agui(message) for message in history["messages"] if not of_turn.items() <= message.items()]
         view = AgUi(place.thread_id, place.request_id, place.request_id, given, tell_given=_cursor(request) is None)
         return await self._followed(request, identity, place, view)
@@ -107,7 +99,7 @@ class Dialects:
         if not asked.decided:
             start = payloads.read(payloads.ChatStart, asked.start, self._settings)
             ack = await self._verbs.start(identity, start, client_id="http", member=None)
-            return placed(ack)
+            return Place.of(ack)
         decisions = [  # all of them are looked at before the first one counts
             payloads.read(payloads.ApprovalDecide, {"thread_id": asked.thread_id, **asdict(answer)}, self._settings)
             for answer in asked.decided
@@ -145,8 +137,7 @@ class Dialects:
         if request.method == "HEAD":
             return unread(headers)
         behind = frozenset(answer.approval_id for answer in asked.decided) if asked else frozenset[str]()
-        parts = self._verbs, self._metrics, self._node.degraded, self._callers
-        feed = Feed(*parts, identity, place, view, _cursor(request), behind)
+        feed = Feed(self._verbs, self._http.open_stream, identity, place, view, _cursor(request), behind)
         stream, joined = await feed.join()
 
         async def sent() -> AsyncIterator[ServerSentEvent]:

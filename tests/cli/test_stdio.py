@@ -11,7 +11,7 @@ from asyncio.subprocess import PIPE
 
 import pytest
 
-from cli import streams
+from cli import stdio
 from cli.scripting import Exit, Output
 from tests.clients.python.scripted_gateway import gateways
 
@@ -35,7 +35,7 @@ async def test_a_stream_that_was_closed_ends_no_command(closed: int) -> None:
 def test_what_an_output_cannot_show_is_written_as_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
-    streams.prepare()
+    stdio.prepare()
     print("tea 2 €")
     assert written.getvalue() == b"tea 2 \\u20ac\n"
     Output(sys.stdout, sys.stderr, as_json=True).record({"text": "thé 2 €"})
@@ -44,5 +44,5 @@ def test_what_an_output_cannot_show_is_written_as_its_number(monkeypatch: pytest
 
 def test_what_is_no_text_is_read_as_a_character_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xffb"), encoding="utf-8"))
-    streams.prepare()
+    stdio.prepare()
     assert sys.stdin.read() == "a\ufffdb"
