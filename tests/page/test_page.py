@@ -429,6 +429,51 @@ async def test_a_message_that_is_refused_after_its_thread_was_left_is_written_th
     await expect(written).to_have_value(long.strip())
 
 
+WRITE = """
+async (text) => {
+  await null, await null; // what the last event changed is drawn in between
+  const written = document.querySelector('textarea[aria-label="Message"]');
+  written.value = text;
+  written.dispatchEvent(new InputEvent("input", { bubbles: true }));
+}
+"""
+"""Writes a message in the same moment as what is done before it: no hand is as quick, but a busy browser is as slow."""
+
+
+async def test_what_is_written_at_once_belongs_to_the_thread_that_was_chosen(tab: Tab, fleet: Fleet) -> None:
+    await tab.open(fleet.urls[0])
+    await tab.say("count to 2")
+    await expect(tab.page.locator(LAST)).to_have_text(["1, 2."])
+    await tab.thread_id()
+    chosen = tab.page.locator(".thread.chosen")
+    await expect(chosen).to_be_visible()
+    await tab.page.get_by_role("button", name="New thread").click()
+    await expect(chosen).to_have_count(0)
+    await tab.page.evaluate(f"() => {{ document.querySelector('.thread a').click(); return ({WRITE})('half a') }}")
+    await expect(chosen).to_have_count(1)
+    await expect(tab.page.get_by_role("textbox", name="Message")).to_have_value("half a")
+    await tab.page.get_by_role("button", name="New thread").click()
+    await expect(tab.page.get_by_role("textbox", name="Message")).to_have_value("")
+
+
+async def test_a_message_as_soon_as_the_page_is_drawn_leads_to_its_thread(browser: Browser, tmp_path: Path) -> None:
+    async with (
+        Fleet(tmp_path, gateways=1, workers=1, settings={"jwt_secret": SECRET}) as fleet,
+        await browser.new_context() as context,
+    ):
+        tab = Tab(await context.new_page())
+        await tab.page.goto(fleet.urls[0])
+        await tab.page.get_by_label("Token").fill(mint(SECRET, "ada", 600))
+        await tab.page.evaluate(
+            f"""async () => {{
+              document.querySelector("form").requestSubmit();
+              await ({WRITE})("count to 2");
+              document.querySelector(".composer").requestSubmit();
+            }}"""
+        )
+        await expect(tab.page.locator(LAST)).to_have_text(["1, 2."])
+
+
 async def test_a_thread_that_is_deleted_late_takes_nobody_out_of_another(tab: Tab, fleet: Fleet) -> None:
     await tab.open(fleet.urls[0])
     ids = []
