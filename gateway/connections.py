@@ -22,6 +22,7 @@ from engineio.exceptions import EngineIOError  # type: ignore[import-untyped] # 
 
 from gateway import frames
 from gateway.frames import Breach
+from gateway.limits import Bucket
 from gateway.outbox import Outbox
 from gateway.websocket import CLOSE_GRACE, Receive, WebSocket
 
@@ -71,9 +72,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_binary", "_expires", "_heartbeat", "_inbox", "_loop", "_pinged", "_probing", "_taken", "_upgrade_deadline",
-        "address", "closed", "closing", "connected", "is_cut", "polling", "posting", "queue", "server", "session",
-        "sid", "upgraded", "upgrading",
+        "_binary", "_expires", "_heartbeat", "_inbox", "_loop", "_pace", "_pinged", "_probing", "_taken",
+        "_upgrade_deadline", "address", "closed", "closing", "connected", "is_cut", "polling", "posting", "queue",
+        "server", "session", "sid", "upgraded", "upgrading",
     )  # fmt: skip
 
     def __init__(self, server: Any, sid: str, *, binary: bool = False, address: str = "") -> None:
@@ -104,6 +105,8 @@ class Connection:
         """What came while an earlier frame is still being handled; None when none is."""
         self._taken = 0
         """Frames since others had a turn."""
+        self._pace: Bucket | None = None
+        """How much of it is read a second; made with the first sixteen frames, as many sessions never send as many."""
 
     # --- heartbeat -------------------------------------------------------------------------------------
 
@@ -227,12 +230,24 @@ class Connection:
 
     def _take(self, frame: str | bytes) -> Awaitable[object] | None:
         """Act on a frame; return what is to be awaited before the next one, which may be the turn of others."""
-        self._taken += 1 + len(frame) // _LARGE
+        self._taken += weight(frame)
         work = self._act(frame)
-        if work is None and self._taken < AT_ONCE:
-            return None
-        self._taken = 0
-        return asyncio.sleep(0) if work is None else work
+        return work if self._taken < AT_ONCE else self._rest(work)
+
+    async def _rest(self, work: Awaitable[object] | None) -> None:
+        """Let others have a turn, for as long as the client has sent more than its share."""
+        taken, self._taken = self._taken, 0
+        if work is not None:
+            await work
+        await self.rest(taken)
+
+    async def rest(self, taken: int) -> None:
+        """Wait until more of the client may be read, behind frames of this weight."""
+        if self._pace is None and self.server.pace is not None:
+            self._pace = self.server.pace()
+        if self._pace is not None:
+            self._pace.charge(taken)
+        await asyncio.sleep(0 if self._pace is None else self._pace.debt)
 
     def _act(self, frame: str | bytes) -> Awaitable[object] | None:
         if self.closing:
@@ -381,6 +396,11 @@ class Connection:
             self.queue.clear()
             if not self.closing:
                 self.server.spawn(self.close(reason=self.server.reason.TRANSPORT_CLOSE))
+
+
+def weight(frame: str | bytes) -> int:
+    """Return how many small frames a frame counts for."""
+    return 1 + len(frame) // _LARGE
 
 
 async def _left(receive: Receive) -> None:

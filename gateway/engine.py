@@ -22,8 +22,9 @@ from backplane.settings import Settings
 from gateway import frames
 from gateway.addresses import ADDRESS
 from gateway.asgi import AsgiWebSocket
-from gateway.connections import Connection, OverlappingPolls
+from gateway.connections import Connection, OverlappingPolls, weight
 from gateway.frames import Breach
+from gateway.limits import Bucket
 from gateway.websocket import WEBSOCKET, HttpProtocol, Receive, Scope, Send, WebSocketProtocol, refuse_handshake
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -77,6 +78,8 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
         super().__init__(async_mode="asgi", cors_allowed_origins=[], monitor_clients=False, **options)
         self.reader: Callable[[Connection, str | bytes], Awaitable[object] | None] | None = None
         """Takes messages in place of the handler `message`: returns what is to be awaited before the next, if any."""
+        self.pace: Callable[[], Bucket] | None = None
+        """Makes the bucket of what is read of one session; None reads whatever comes."""
         self.is_leaving = False
         """Whether new sessions are sent to another node, by the answer 503 before anything of theirs has happened."""
         self._binary = binary
@@ -189,9 +192,12 @@ class GuardedEngine(engineio.AsyncServer):  # type: ignore[misc] # the library h
         connection.posting = True
         try:
             body = await _read_body(receive, self.max_http_buffer_size)
+            taken = 0
             for kind, data in frames.read_payload(body, self.max_http_buffer_size, binary=self._binary):
+                taken += weight(data)
                 if not connection.closing and (work := connection.receive(kind, data)) is not None:
                     await work
+            await connection.rest(taken)
         finally:
             connection.posting = False
 

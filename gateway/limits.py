@@ -11,6 +11,8 @@ from backplane.settings import Settings
 
 _ROUNDING = 1e-6
 """A part of a call: a client that comes back exactly when it was told to must pass."""
+_FRAMES = 25
+"""Frames that are read for each call that passes: what is refused costs the node something as well."""
 
 
 class Bucket:
@@ -40,6 +42,11 @@ class Bucket:
         """Return the bucket of one socket, by `calls_per_second` and `calls_burst`."""
         return cls(settings.calls_per_second, settings.calls_burst, clock)
 
+    @classmethod
+    def of_frames(cls, settings: Settings, clock: Callable[[], float] = time.monotonic) -> Bucket:
+        """Return the bucket of what is read of one socket: 25 frames for each call that passes."""
+        return cls(settings.calls_per_second * _FRAMES, settings.calls_burst * _FRAMES, clock, "frames on one socket")
+
     def take(self) -> None:
         """Take one call out of the bucket.
 
@@ -61,6 +68,11 @@ class Bucket:
         """Take out calls that pass in any case; beyond what is there they are a debt, and nothing passes until then."""
         self._refill()
         self._left -= calls
+
+    @property
+    def debt(self) -> float:
+        """Seconds until what was charged beyond the bucket is paid back."""
+        return max(0.0, -self._left / self._rate)
 
     def _refill(self) -> None:
         now = self._clock()

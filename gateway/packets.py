@@ -29,6 +29,7 @@ from gateway import strictjson
 from gateway.connections import Connection
 from gateway.engine import GuardedEngine
 from gateway.frames import MESSAGE_TOO_BIG, POLICY_VIOLATION, UNSUPPORTED_DATA, Breach
+from gateway.limits import Bucket
 
 CONNECT_DEADLINE = 15.0
 """Seconds in which a socket must join a namespace. The JavaScript client gives up after 20."""
@@ -212,7 +213,7 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
     answered as `{ok: false, error}`, and so is an event that has no handler.
 
     Args:
-        settings: `max_frame_bytes` is read.
+        settings: `max_frame_bytes`, `polling` and the limits of calls on one socket are read.
         connect_deadline: seconds in which a socket must be in a namespace.
         allowance: what clients may send with an event.
         options: further options of `socketio.AsyncServer`, such as `client_manager` and `ping_interval`.
@@ -241,6 +242,7 @@ class GuardedServer(socketio.AsyncServer):  # type: ignore[misc] # the library h
         self._refusals: dict[str, int] = {}
         self._connects: dict[str, int] = {}
         self.eio.reader = self._read
+        self.eio.pace = lambda: Bucket.of_frames(settings)
 
     def _engineio_server_class(self) -> type[GuardedEngine]:
         return GuardedEngine

@@ -22,6 +22,7 @@ from backplane.settings import Settings
 from gateway import connections, frames, strictjson, websocket
 from gateway.connections import Connection
 from gateway.engine import GuardedEngine, server_options
+from gateway.limits import Bucket
 from tests.support.serving import served
 from tests.support.waiting import wait_until
 
@@ -247,3 +248,50 @@ async def test_a_flood_of_frames_leaves_others_their_turn(echo: Echo, size: int,
         await asyncio.sleep(0)
     assert seen == sent
     assert max(after - before for before, after in pairwise(steps)) <= at_once
+
+
+@pytest.mark.parametrize("size", [1, 64 * 1024], ids=["small", "large"])
+async def test_more_than_a_share_of_frames_is_read_as_slowly_as_the_share_says(
+    echo: Echo, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Whoever ignores refusals fills its own line, and not the node's time."""
+    now, yielded = [100.0], asyncio.sleep
+
+    async def pass_time(seconds: float) -> None:
+        now[0] += seconds
+        await yielded(0)
+
+    monkeypatch.setattr(asyncio, "sleep", pass_time)
+    seen: list[str] = []
+    echo.engine.reader = lambda connection, data: seen.append(str(data))
+    echo.engine.pace = lambda: Bucket(100, 50, lambda: now[0])
+    session, flood = Connection(echo.engine, "flood"), Still()
+    session.server.max_http_buffer_size = 100_000
+    frame = "4" + "x".rjust(size)
+    for _ in range(200):
+        session.frame_received(flood, frame)  # type: ignore[arg-type] # it is enough of one
+    while flood.paused:
+        await yielded(0)
+    assert len(seen) == 200
+    assert now[0] - 100.0 == pytest.approx((200 * connections.weight(frame) - 50) / 100, abs=connections.AT_ONCE / 100)
+
+
+async def test_a_post_beyond_the_share_is_answered_when_it_is_paid_back(
+    echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Polls are no way around what a WebSocket is held to."""
+    rests: list[float] = []
+    _, url = await echo.opened()
+    bucket = Bucket(100, 5, lambda: 0.0)
+    echo.engine.pace = lambda: bucket
+    yielded = asyncio.sleep
+
+    async def pass_time(seconds: float) -> None:
+        rests.append(seconds)
+        await yielded(0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "sleep", pass_time)
+        answer = await echo.http.post(url, content="\x1e".join(["4a"] * 15))
+    assert answer.text == "ok"
+    assert max(rests) == pytest.approx(0.1)

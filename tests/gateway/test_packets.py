@@ -628,3 +628,11 @@ def test_the_library_writes_no_packet_to_the_log_at_any_level_of_ours() -> None:
     GuardedServer(Settings())
     assert logging.getLogger("socketio.server").level == logging.WARNING
     assert logging.getLogger("engineio.server").level == logging.WARNING
+
+
+def test_of_one_client_is_read_in_proportion_to_the_calls_that_it_may_make() -> None:
+    pace = GuardedServer(Settings(calls_per_second=2, calls_burst=4)).eio.pace()
+    pace.charge(100)
+    assert pace.debt == 0
+    pace.charge(50)
+    assert pace.debt == pytest.approx(1, rel=0.01)
