@@ -367,10 +367,10 @@ def _port(url: str) -> int:
 
 
 def _check_ports(host: str, members: Sequence[Member]) -> None:
-    """Refuse to start if a gateway's port is taken.
+    """Refuse to start if a gateway cannot listen.
 
     Raises:
-        Misconfigured: naming the port, the gateway, and what to do.
+        Misconfigured: naming the address, the gateway, and what to do.
     """
     for member in members:
         if member.url is None:
@@ -382,12 +382,19 @@ def _check_ports(host: str, members: Sequence[Member]) -> None:
             try:
                 probe.bind((host, port))
             except OSError as error:
-                taken = error.errno == errno.EADDRINUSE
-                why = "another program listens there" if taken else error.strerror or str(error)
                 raise Misconfigured(
-                    f"expected port {port} on {host} to be free for {member.name}, but {why}; "
-                    "stop it, or choose another with --port"
+                    f"expected to listen on port {port} of {host} for {member.name}, but {_why_not(error)}"
                 ) from None
+
+
+def _why_not(error: OSError) -> str:
+    """Return why nobody can listen there, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there; stop it, or choose another with --port"
+    why = error.strerror or str(error)
+    if error.errno == errno.EACCES:
+        return f"{why}; choose a port above 1023 with --port"
+    return f"{why}; give an address of this machine with --host"
 
 
 def _environment(settings: Settings, redis_url: str, gateways: Sequence[str]) -> dict[str, str]:

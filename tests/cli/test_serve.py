@@ -256,6 +256,12 @@ async def test_a_port_that_is_taken_is_named_and_nothing_is_left_running(fleet: 
     assert not (fleet.data_dir / "fleet.json").exists()
 
 
+async def test_a_host_that_is_not_this_machine_is_what_is_wrong(fleet: Fleet) -> None:
+    settings = Settings(data_dir=fleet.data_dir, host="192.0.2.1", port=fleet.ports[0])  # RFC 5737: it is nobody's
+    with pytest.raises(Misconfigured, match=r"192\.0\.2\.1 for gateway-1, .*; give an address .* --host"):
+        await serve(settings, stop=fleet.stop)
+
+
 async def test_a_member_that_cannot_start_ends_the_start(fleet: Fleet) -> None:
     commands = commands_for(fleet) | {"worker-1": [sys.executable, "-c", "print('no agent'); raise SystemExit(2)"]}
     commands["gateway-1"] = [sys.executable, "-c", WORKER]  # never ready, so the start is not over
