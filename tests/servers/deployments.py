@@ -217,12 +217,22 @@ class Deployment:
 
 
 class Watched(Deployment):
-    """One primary, one replica, three Sentinels; all by TLS if there is an authority."""
+    """One primary, one replica, three Sentinels; all by TLS if there is an authority.
 
-    def __init__(self, folder: Path, authority: Authority | None = None) -> None:
+    Args:
+        folder: of all of them.
+        authority: who issues their certificates.
+        options: of the servers' configuration.
+        kind: of the servers.
+    """
+
+    def __init__(
+        self, folder: Path, authority: Authority | None = None, *, options: Sequence[str] = (), kind: type[Node] = Node
+    ) -> None:
         self.authority = authority
-        self.primary = Node(folder / "primary", authority=authority)
-        self.replica = Node(folder / "replica", "--replicaof", HOST, str(self.primary.port), authority=authority)
+        self.primary = kind(folder / "primary", *options, authority=authority)
+        replicates = ("--replicaof", HOST, str(self.primary.port))
+        self.replica = kind(folder / "replica", *options, *replicates, authority=authority)
         super().__init__([self.primary, self.replica])
         self.sentinels = [Node(folder / f"sentinel-{n}", sentinel=True, authority=authority) for n in range(3)]
 
@@ -276,13 +286,23 @@ class Watched(Deployment):
 
 
 class Cluster(Deployment):
-    """Three primaries, each with a replica; all by TLS if there is an authority."""
+    """Three primaries, each with a replica; all by TLS if there is an authority.
+
+    Args:
+        folder: of all of them.
+        authority: who issues their certificates.
+        options: of the servers' configuration.
+        kind: of the servers.
+    """
 
     SHARDS = 3
 
-    def __init__(self, folder: Path, authority: Authority | None = None) -> None:
+    def __init__(
+        self, folder: Path, authority: Authority | None = None, *, options: Sequence[str] = (), kind: type[Node] = Node
+    ) -> None:
         self.authority = authority
         options = (
+            *options,
             *(("--tls-cluster", "yes") if authority else ()),
             *("--cluster-enabled", "yes"),
             *("--cluster-node-timeout", str(NODE_TIMEOUT)),
@@ -290,7 +310,7 @@ class Cluster(Deployment):
         )
         super().__init__(
             [
-                Node(folder / f"node-{n}", *options, "--cluster-port", str(free_port()), authority=authority)
+                kind(folder / f"node-{n}", *options, "--cluster-port", str(free_port()), authority=authority)
                 for n in range(2 * self.SHARDS)
             ]
         )
