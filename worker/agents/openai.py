@@ -236,7 +236,7 @@ class _Round:
         """
         try:
             yield from self._feed(chunk)
-        except (AttributeError, TypeError, ValueError) as error:  # the SDK does not check what it reads
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # the SDK does not check what it reads
             raise provider_error("provider_unavailable") from error
 
     def _feed(self, chunk: ChatCompletionChunk) -> Iterator[AgentEvent]:
@@ -253,12 +253,23 @@ class _Round:
         thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
         if thought and isinstance(thought, str):
             yield Thinking(thought, self.number)
-        for text in (delta.content, delta.refusal):
-            if text:
-                self.text += text
-                yield Text(text, self.number)
+        yield from self._feed_content(delta.content)
+        yield from self._feed_content(delta.refusal)
         for fragment in delta.tool_calls or ():
             yield from self._feed_call(fragment)
+
+    def _feed_content(self, content: Any) -> Iterator[AgentEvent]:
+        if isinstance(content, list):  # of Mistral's models that reason; in OpenAI's own API it is a text
+            for part in content:
+                if part["type"] == "thinking":
+                    thought = "".join(piece.get("text", "") for piece in part["thinking"])
+                    if thought:
+                        yield Thinking(thought, self.number)
+                elif part["type"] == "text":
+                    yield from self._feed_content(part["text"])
+        elif content:
+            self.text += content
+            yield Text(content, self.number)
 
     def _feed_call(self, fragment: ChoiceDeltaToolCall) -> Iterator[AgentEvent]:
         call = self._by_index.get(fragment.index)

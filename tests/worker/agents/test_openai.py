@@ -196,6 +196,27 @@ async def test_reasoning_is_thinking(provider: Provider, field: str) -> None:
     assert (await run(provider.agent(), turn()))[1:3] == [Thinking("hm"), Text("yes")]
 
 
+async def test_content_in_parts_is_thinking_and_text(provider: Provider) -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]}
+    cited = {"type": "reference", "reference_ids": [1]}
+    empty = {"type": "thinking", "thinking": [{"type": "text", "text": ""}]}
+    provider.replies = [
+        stream(
+            chunk(content=[thought]),
+            chunk(content=[empty, {"type": "text", "text": "ye"}, cited]),
+            chunk(content="s"),
+            chunk("stop"),
+        )
+    ]
+    assert (await run(provider.agent(), turn()))[1:4] == [Thinking("hm"), Text("ye"), Text("s")]
+
+
+@pytest.mark.parametrize("content", [["yes"], [{}], [{"type": "thinking"}], {"text": "yes"}, 7])
+async def test_content_of_another_form_ends_the_turn(provider: Provider, content: object) -> None:
+    provider.replies = [stream(chunk(content=content), chunk("stop"))]
+    assert (await failure(provider.agent())).error_type == "provider_unavailable"
+
+
 async def test_a_refusal_is_shown_as_text(provider: Provider) -> None:
     provider.replies = [stream(chunk(refusal="I would rather not."), chunk("stop"))]
     assert Text("I would rather not.") in await run(provider.agent(), turn())
