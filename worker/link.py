@@ -52,6 +52,8 @@ class SlotLink:
         self._park = park
         self._outbox = outbox
         self._steers_taken = 0
+        self._taking = asyncio.Lock()
+        """Held while steers are taken: two parts of an agent that ask at once must not be given the same ones."""
         self._named: Counter[str] = Counter()
         self._nudged = asyncio.Event()
         self._ahead = claim.kept_by if claim.policy == "resume" else ""
@@ -137,10 +139,11 @@ class SlotLink:
 
     async def steers(self) -> list[str]:
         """Take what steers the turn."""
-        taken = self._steers_taken
-        verdict, found = await self._asked(lambda: self._backplane.turns.steers(self._claim, taken))
-        await self._obeyed(verdict)
-        self._steers_taken += len(found)
+        async with self._taking:
+            taken = self._steers_taken
+            verdict, found = await self._asked(lambda: self._backplane.turns.steers(self._claim, taken))
+            await self._obeyed(verdict)
+            self._steers_taken += len(found)
         return [steer.message for steer in found]
 
     async def _asked(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:

@@ -362,6 +362,29 @@ async def test_an_agent_hears_at_its_next_safe_point_what_the_person_adds(backpl
     assert histories == [[], [("one", False), ("left", True), ("right", True), ("aleft,right", False)]]
 
 
+async def test_two_parts_of_an_agent_that_ask_at_once_share_what_the_person_adds(backplane: Backplane) -> None:
+    """Mutant: both are given the same message, and what comes next is passed over."""
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        await first.wait()
+        one, other = await asyncio.gather(turn.steers(), turn.steers())
+        yield ",".join(one + other)
+        await second.wait()
+        yield ",".join(await turn.steers())
+
+    first, second = asyncio.Event(), asyncio.Event()
+    async with working(backplane, agent):
+        await start(backplane, "one")
+        await wait_until(seen(backplane, "text_delta"), "it talks")
+        await start(backplane, "left", queue_mode="steer")
+        first.set()
+        await wait_until(seen(backplane, "text_delta", 2), "it was told")
+        await start(backplane, "right", queue_mode="steer")
+        second.set()
+        assert (await ended(backplane)).fields["full_response"] == "aleftright"
+
+
 async def test_a_parallel_turn_sees_the_fork_and_keeps_no_copy_of_the_session(backplane: Backplane) -> None:
     histories: dict[str, list[str]] = {}
 
