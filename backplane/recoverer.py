@@ -14,7 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from backplane.connection import Backplane
-from backplane.errors import ThreadlineError
+from backplane.errors import Internal, ThreadlineError
 from backplane.keys import split_member
 from backplane.pipeline import Command, pipelined
 
@@ -130,15 +130,23 @@ class Recoverer:
                 continue
             grace = max(0.0, max(self._owners_may_come, self._owners_of[number]) - self._clock())
             for member in self._due(number, now, answer):
-                what = await self._backplane.turns.recover(member.decode(), grace)
-                acted += what != "none"
-                if what in LAPSED:
-                    self._on_lapsed()
-                if what not in {"none", "rung"}:
-                    ref, request_id = split_member(member.decode())
-                    named = {"tenant": ref.tenant, "thread_id": ref.thread_id, "request_id": request_id}
-                    _log.warning("a turn was recovered", **named, what=what)
+                acted += await self._recover(member.decode(), grace) != "none"
         return acted
+
+    async def _recover(self, member: str, grace: float) -> str:
+        """Do for one turn what its state asks for; one that cannot be looked at holds up no other."""
+        ref, request_id = split_member(member)
+        named = {"tenant": ref.tenant, "thread_id": ref.thread_id, "request_id": request_id}
+        try:
+            what = await self._backplane.turns.recover(member, grace)
+        except Internal as error:  # it alone is broken: where Redis itself is away, the pass ends
+            _log.error("a turn that is due could not be looked at", **named, error=repr(error.__cause__ or error))
+            return "none"
+        if what in LAPSED:
+            self._on_lapsed()
+        if what not in {"none", "rung"}:
+            _log.warning("a turn was recovered", **named, what=what)
+        return what
 
     def _ask(self, number: int, now: int) -> Command:
         due, until = self._backplane.keys.partition(number).due, now + self._ahead

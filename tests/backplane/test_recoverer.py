@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from structlog.testing import capture_logs
 
 from backplane.connection import Backplane
 from backplane.errors import Misconfigured
@@ -158,6 +159,20 @@ async def test_an_error_of_redis_ends_the_pass_and_not_the_recoverer(open_backpl
             assert await backplane.doorbell.wait() is not None
         finally:
             running.cancel()
+
+
+async def test_a_turn_that_cannot_be_looked_at_holds_up_no_other(open_backplane: Any) -> None:
+    """Else one turn that is broken in the store would keep the whole fleet's lost turns lost."""
+    async with open_backplane(partitions=1) as backplane:
+        _, member = await lapsed(backplane)
+        keys = backplane.keys.thread(thread_ref("broken"))
+        await backplane.redis.set(keys.turn("r"), "no hash", px=60_000)
+        await backplane.redis.zadd(keys.partition.due, {keys.member("r"): 0})
+        with capture_logs() as lines:
+            assert await Recoverer(backplane).look() == 1
+        (line,) = [line for line in lines if line["log_level"] == "error"]
+        assert (line["thread_id"], line["request_id"]) == ("broken", "r")
+        assert await backplane.doorbell.wait() == member
 
 
 # --- when Redis itself was away ------------------------------------------------------------------------
