@@ -8,14 +8,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from backplane.connection import Backplane
 from backplane.doorbell import Doorbell
-from backplane.errors import Unavailable
+from backplane.errors import Internal, Unavailable
 from backplane.ids import thread_ref
 from backplane.scripts import Call, script
-from backplane.turns import Start
+from backplane.turns import Claim, Start
 from tests.fleet.proxy import HOST, Proxy
 from tests.support.waiting import wait_until
 from tests.support.working import working
@@ -64,6 +65,32 @@ async def test_a_turn_whose_claim_was_done_and_not_answered_runs_at_once(
         await wait_until(over, "the turn ends", seconds=5.0)
         assert (worker.claimer.tried, worker.claimer.won, lost) == (1, 1, 1)
     assert (await events(backplane)).count("inference_start") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RedisConnectionError("cut"), OSError("cut"), Unavailable("away"), Internal("refused")]
+)
+async def test_an_error_while_it_waits_or_claims_costs_a_pause_and_not_the_claimer(
+    backplane: Backplane, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    claims: list[Claim] = []
+    real, failed = backplane.doorbell.wait, 0
+
+    async def wait() -> str | None:
+        nonlocal failed
+        failed += 1
+        if failed == 1:
+            raise error
+        return await real()
+
+    monkeypatch.setattr("worker.claimer._PAUSE", 0.001)
+    monkeypatch.setattr(backplane.doorbell, "wait", wait)
+    running = asyncio.create_task(Claimer(backplane, asyncio.Semaphore(1), claims.append).run())
+    request_id = await start(backplane)
+    await wait_until(lambda: bool(claims), "it claims")
+    running.cancel()
+    await asyncio.wait([running])
+    assert [claim.request_id for claim in claims] == [request_id]
 
 
 # --- stopping ------------------------------------------------------------------------------------------
@@ -146,6 +173,43 @@ async def test_a_claim_that_is_under_way_when_its_claimer_stops_is_given_back(
     member = await backplane.doorbell.wait()
     assert member is not None
     assert await backplane.turns.claim(member, "another") is not None
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError("cut"), TimeoutError("hangs"), Unavailable("away")])
+async def test_one_that_stops_while_redis_is_away_ends_in_order(
+    backplane: Backplane, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It waits no more then, and its error is not the worker's: the turns that run still have their grace."""
+
+    async def leave() -> None:
+        raise error
+
+    monkeypatch.setattr(Doorbell, "BLOCK", 3600.0)
+    monkeypatch.setattr(backplane.doorbell, "leave", leave)
+    running = asyncio.create_task(Claimer(backplane, asyncio.Semaphore(1), lambda claim: None).run())
+    await blocked(backplane, 1)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    await wait_until(lambda: "take" not in {task.get_name() for task in asyncio.all_tasks()}, "nothing waits any more")
+
+
+async def test_a_claim_that_is_never_answered_keeps_nobody_from_stopping(
+    open_backplane: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*args: str) -> None:
+        raise Unavailable("away")
+
+    async with open_backplane(redis_timeout=0.1) as backplane:
+        claimer = Claimer(backplane, asyncio.Semaphore(1), lambda claim: None)
+        with monkeypatch.context() as patched:
+            patched.setattr(backplane.turns, "claim", away)
+            running = asyncio.create_task(claimer.run())
+            await start(backplane)
+            await wait_until(lambda: claimer.tried == 1, "it claims")
+            running.cancel()
+            await wait_until(running.done, "it has stopped")
+        assert running.cancelled()
 
 
 async def test_a_stopping_worker_gives_what_is_on_its_way_to_another(
