@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     """A tool's output is cut to this, with a marker."""
     max_answer_bytes: _Positive = 4 * 1024 * 1024
     """An answer that grows over this ends the turn with `answer_too_large`."""
+    max_thinking_bytes: _Positive = 4 * 1024 * 1024
+    """What an agent thinks and the arguments of its calls, in one attempt; over this the turn ends likewise."""
     max_followups: _Positive = 100
     """Messages that may wait in one lane of a thread: follow-ups, steers, collected context."""
     max_branches: _Positive = 50

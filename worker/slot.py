@@ -62,6 +62,7 @@ class Slot:
         self._known: list[StoredMessage] = []
         self._text = [claim.text]
         self._text_bytes = len(claim.text.encode())
+        self._thinking_bytes = 0
         self._link = SlotLink(backplane, claim, self._say, self.told, self._wait_outside, self._outbox)
         self._spans = AgentSpans(backplane.traces, claim, self._settings.agent)
         self._usage: dict[str, Any] | None = None
@@ -300,6 +301,7 @@ class Slot:
             self._take_text(event.delta, event.round)
         elif isinstance(event, Thinking | ToolArgs):
             if event.delta:
+                self._note_thinking(event.delta)
                 self._outbox.put_delta(*_as_delta(event))
         else:
             self._outbox.put(*_as_event(event, self._settings.max_tool_output_bytes))
@@ -313,12 +315,21 @@ class Slot:
 
     def _note_text(self, delta: str) -> None:
         self._text.append(delta)
-        self._text_bytes += len(delta) if delta.isascii() else len(delta.encode())
         if self._first_text is None:
             self._first_text = asyncio.get_running_loop().time()
             self._spans.first_text()
+        self._text_bytes += _size(delta)
         if self._text_bytes > self._settings.max_answer_bytes:
             raise AgentError("The answer grew too long and was stopped.", error_type="answer_too_large")
+
+    def _note_thinking(self, delta: str) -> None:
+        self._thinking_bytes += _size(delta)
+        if self._thinking_bytes > self._settings.max_thinking_bytes:
+            raise AgentError("The agent thought for too long and was stopped.", error_type="answer_too_large")
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
 def _message(stored: StoredMessage) -> Message:

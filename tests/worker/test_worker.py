@@ -296,12 +296,15 @@ async def test_an_agent_whose_words_are_not_json_fails_once_and_harms_nobody(bac
     assert (messages[-1]["content"], messages[-1]["interrupted"]) == ("half", True)
 
 
-async def test_an_answer_that_grows_without_end_is_stopped(open_backplane: Any) -> None:
-    async def agent(turn: Turn) -> AsyncIterator[str]:
+@pytest.mark.parametrize(
+    "said", ["x" * 100, Thinking("é" * 50), ToolArgs("x" * 100, "c1")], ids=["text", "thinking", "args"]
+)
+async def test_an_answer_that_grows_without_end_is_stopped(open_backplane: Any, said: str | AgentEvent) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str | AgentEvent]:
         while True:
-            yield "x" * 100
+            yield said
 
-    async with open_backplane(max_answer_bytes=1000) as backplane, working(backplane, agent):
+    async with open_backplane(max_answer_bytes=1000, max_thinking_bytes=1000) as backplane, working(backplane, agent):
         await start(backplane)
         assert (await ended(backplane)).fields["error_type"] == "answer_too_large"
 
