@@ -30,10 +30,18 @@ async def served(doorbell: Doorbell, count: int) -> list[str]:
     return [(await doorbell.wait() or "nobody").rpartition("/")[0] for _ in range(count)]
 
 
+async def keys_of(backplane: Backplane, beginning: str) -> list[bytes]:
+    """Return the keys that begin so."""
+    return [key async for key in backplane.redis.scan_iter(match=f"{beginning}*")]
+
+
 async def test_a_turn_that_meets_an_empty_line_goes_to_the_worker_directly(backplane: Backplane) -> None:
     assert await ring(backplane.doorbell, "a", 1) == [1]
+    assert await ring(backplane.doorbell, "a", 1) == [1]
     assert await backplane.redis.lrange(backplane.keys.doorbell, 0, -1) == [b"a/ann/0"]
+    assert await backplane.redis.ttl(backplane.keys.doorbell) > 0
     assert await backplane.doorbell.wait() == "a/ann/0"
+    assert await keys_of(backplane, f"{backplane.keys.prefix}:{{doorbell}}") == []
 
 
 async def test_a_thousand_turns_of_one_tenant_do_not_hold_up_the_one_of_another(backplane: Backplane) -> None:
@@ -50,14 +58,20 @@ async def test_tenants_with_waiting_turns_are_served_by_their_weights(weighted: 
     assert whom["a/ann"] + whom["b/ann"] == 41
 
 
-async def test_who_comes_back_with_one_turn_after_the_other_gets_no_more_than_a_share(weighted: Backplane) -> None:
-    """A tenant that has left the line must not come before everybody when it returns."""
-    await ring(weighted.doorbell, "a", 60)
+@pytest.mark.parametrize(
+    ("waits", "comes_back", "share"), [("a/ann", "b/bob", 5), ("b/ann", "a/bob", 15), ("a/ann", "a/bob", 10)]
+)
+async def test_who_comes_back_with_one_turn_after_the_other_gets_no_more_than_a_share(
+    weighted: Backplane, waits: str, comes_back: str, share: int
+) -> None:
+    """A tenant, or a user, that has left the line must not come before everybody when it returns, nor behind."""
+    await ring(weighted.doorbell, waits[0], 20)
     whom: Counter[str] = Counter()
-    for number in range(40):
-        await weighted.doorbell.ring(Ring(f"b/bob/{number}", "bob"))
+    for _ in range(20):
+        if await weighted.doorbell.place(f"{comes_back}/0", "bob") == 0:
+            await ring(weighted.doorbell, comes_back[0], 1, "bob")
         whom.update(await served(weighted.doorbell, 1))
-    assert 8 <= whom["b/bob"] <= 12
+    assert share - 1 <= whom[comes_back] <= share + 1
 
 
 async def test_the_users_of_a_tenant_take_turns(backplane: Backplane) -> None:
@@ -84,6 +98,9 @@ async def test_a_turn_that_is_rung_for_again_keeps_its_place_and_wakes_nobody(ba
     places = await ring(backplane.doorbell, "a", 5)
     assert places == [1, 2, 3, 4, 5]
     assert await backplane.redis.llen(backplane.keys.doorbell) == 5
+    await served(backplane.doorbell, 2)
+    assert await backplane.doorbell.ring(Ring("a/ann/4", "ann")) == 3
+    assert await backplane.redis.llen(backplane.keys.doorbell) == 3
 
 
 async def test_every_turn_that_waits_wakes_one_worker(backplane: Backplane) -> None:
@@ -102,12 +119,21 @@ async def test_a_ring_that_a_dying_worker_took_is_made_good_by_the_next(backplan
     assert {await backplane.doorbell.wait() for _ in range(3)} == {f"a/ann/{number}" for number in range(3)}
 
 
+async def test_a_ring_that_was_lost_is_made_good_for_whoever_is_next(backplane: Backplane) -> None:
+    """Also when a newcomer makes it good: it does not come before those who wait."""
+    await ring(backplane.doorbell, "a", 3)
+    await backplane.redis.delete(backplane.keys.doorbell)
+    await backplane.doorbell.ring(Ring("a/ann/1", "ann", again=True))
+    assert await backplane.doorbell.wait() == "a/ann/1"
+    assert await ring(backplane.doorbell, "b", 1, "bob") == [2]
+    assert await backplane.doorbell.wait() == "a/ann/2"
+
+
 async def test_the_line_leaves_nothing_behind_when_nobody_waits(backplane: Backplane) -> None:
     await ring(backplane.doorbell, "a", 3)
     await ring(backplane.doorbell, "b", 3, "bob")
     await served(backplane.doorbell, 6)
-    keys = [key async for key in backplane.redis.scan_iter(match=f"{backplane.keys.prefix}:{{doorbell}}*")]
-    assert keys == []
+    assert await keys_of(backplane, f"{backplane.keys.prefix}:{{doorbell}}") == []
 
 
 @pytest.mark.parametrize("gone", ["line_users", "line_turns", "line"])
@@ -115,14 +141,51 @@ async def test_the_line_goes_on_when_a_part_of_it_was_lost(backplane: Backplane,
     """What is ready is rung for again by the recoverer; the line must only not stand still."""
     await ring(backplane.doorbell, "a", 3)
     await ring(backplane.doorbell, "b", 3, "bob")
-    async for key in backplane.redis.scan_iter(match=f"{getattr(backplane.keys, gone)}*"):
-        await backplane.redis.delete(key)
+    await backplane.redis.delete(*await keys_of(backplane, getattr(backplane.keys, gone)))
     await ring(backplane.doorbell, "a", 3)
     await ring(backplane.doorbell, "b", 3, "bob")
     found = set()
     while await backplane.redis.llen(backplane.keys.doorbell):
         found.add(await backplane.doorbell.wait())
     assert found - {None} == {f"{who}/{n}" for who in ("a/ann", "b/bob") for n in range(3)}
+
+
+async def test_whose_place_in_the_line_was_lost_is_not_waited_for_and_comes_back_when_rung_for(
+    backplane: Backplane,
+) -> None:
+    await ring(backplane.doorbell, "a", 3)
+    await backplane.redis.delete(*await keys_of(backplane, backplane.keys.line_users))
+    assert [await backplane.doorbell.wait() for _ in range(3)] == ["a/ann/0", None, None]
+    await backplane.doorbell.ring(Ring("a/ann/2", "ann", again=True))
+    assert await backplane.doorbell.wait() == "a/ann/1"
+
+
+async def test_what_is_counted_anew_is_no_nonsense_and_lives_no_longer_than_the_line(backplane: Backplane) -> None:
+    doorbell = backplane.doorbell
+    await ring(doorbell, "a", 8)
+    await ring(doorbell, "b", 8, "bob")
+    await backplane.redis.delete(backplane.keys.line)
+    assert await doorbell.place("a/ann/1", "ann") == 2
+    await served(doorbell, 4)
+    assert await doorbell.place("a/ann/3", "ann") == 1
+    assert await doorbell.place("b/bob/7", "bob") >= 1
+    assert await backplane.redis.ttl(backplane.keys.line) > 0
+    await ring(doorbell, "c", 1, "cid")
+    assert "c/cid" in await served(doorbell, 4)
+
+
+@pytest.mark.parametrize("way", ["served", "lost"])
+async def test_a_tenant_that_leaves_the_line_takes_along_what_was_counted_of_it(weighted: Backplane, way: str) -> None:
+    await ring(weighted.doorbell, "a", 20)
+    await ring(weighted.doorbell, "b", 3, "bob")
+    if way == "lost":
+        await weighted.redis.delete(*await keys_of(weighted, weighted.keys.line_users + "b"))
+    while await weighted.redis.zscore(weighted.keys.line_tenants, "b"):
+        await weighted.doorbell.wait()
+    counted = await weighted.redis.hgetall(weighted.keys.line)
+    assert set(counted) == {b"clock", b"number", b"waiting", b"weights", b"waiting:a", b"weight:a", b"clock:a"}
+    assert counted[b"waiting"] == counted[b"waiting:a"]
+    assert counted[b"weights"] == b"3"
 
 
 async def test_the_turns_of_a_deleted_thread_leave_the_line(backplane: Backplane) -> None:
@@ -149,6 +212,19 @@ async def test_a_place_counts_those_that_come_before_by_the_fair_order(backplane
     await served(doorbell, 9)
     assert await doorbell.place("b/bob/3", "bob") == 0
     assert await doorbell.place("a/ann/10", "ann") == 6
+
+
+async def test_a_place_counts_the_other_users_of_the_tenant_as_far_as_they_have_turns(backplane: Backplane) -> None:
+    doorbell = backplane.doorbell
+    await ring(doorbell, "a", 4)
+    for subject in ("bob", "cid"):
+        await ring(doorbell, "a", 3, subject)
+    # a/ann/0, then three rounds of three
+    assert await doorbell.place("a/bob/2", "bob") == 9
+    await ring(doorbell, "a", 10)
+    assert await doorbell.place("a/ann/9", "ann") == 16
+    await served(doorbell, 2)
+    assert await doorbell.place("a/ann/9", "ann") == 14
 
 
 async def test_a_place_is_about_right(weighted: Backplane) -> None:
