@@ -29,8 +29,9 @@ from gateway.websocket import CLOSE_GRACE, Receive, WebSocket
 UPGRADE_DEADLINE = 10.0
 """Seconds from the opening of the second transport to the end of the upgrade, as in the JavaScript server."""
 UNREAD_BYTES = 256 * 1024
-"""Text that may wait in the queue of a client when its next call is done: it should read the answers to the last ones.
-With what the transport holds, a socket that reads nothing costs about two of the largest answers."""
+"""Text that may wait in the queue of a client when its next call is done, as it should read the answers to the last
+ones, and before it is sent no more. With what the transport holds, a socket that reads nothing costs about two of the
+largest answers."""
 AT_ONCE = 16
 """Frames of one WebSocket that are acted on before everybody else has a turn; a large one counts for several. One step
 of the loop may read megabytes, which are hundreds of thousands of small frames."""
@@ -174,7 +175,9 @@ class Connection:
             return websocket.keeps_up
         for packet in encoded.packets:
             self.queue.put_nowait(packet)
-        return self.queue.qsize() < UNREAD and (websocket is None or not websocket.takes_frames or websocket.keeps_up)
+        if websocket is not None and websocket.takes_frames and not websocket.keeps_up:
+            return False
+        return self.queue.qsize() < UNREAD and self.queue.size() <= UNREAD_BYTES
 
     async def drained(self, seconds: float) -> bool:
         """Wait until the client has taken what waits for it; False when it did not in time, or is gone."""

@@ -18,11 +18,13 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from backplane.events import Event
 from backplane.settings import Settings
 from gateway import connections, frames, strictjson, websocket
 from gateway.connections import Connection
 from gateway.engine import GuardedEngine, server_options
 from gateway.limits import Bucket
+from gateway.sockets import Encoded
 from tests.support.serving import served
 from tests.support.waiting import wait_until
 
@@ -216,6 +218,17 @@ async def test_a_defect_in_a_request_is_one_line_without_its_words(echo: Echo, m
         assert (await echo.http.get(url)).status_code == 500
     assert [line["event"] for line in logs] == ["request_failed"]
     assert "secret-word" not in json.dumps(logs)
+
+
+async def test_what_a_poll_has_not_taken_is_bounded_by_its_size(echo: Echo) -> None:
+    """A few large events are as much as many small ones; one is always taken, or nothing would ever come."""
+    connection, _ = await echo.opened()
+    event = Event(1, "tool_result", f'{{"output":"{"x" * connections.UNREAD_BYTES}"}}'.encode())
+    small = Event(2, "text_delta", b'{"delta":"x"}')
+    assert connection.write(Encoded(small, aliases=False))
+    assert not connection.write(Encoded(event, aliases=False))
+    assert len(await connection.queue.take()) == 2
+    assert connection.write(Encoded(small, aliases=False))
 
 
 class Still:
