@@ -1,4 +1,4 @@
-import { useCallback, useEffect, useState } from "preact/hooks";
+import { useCallback, useLayoutEffect, useState } from "preact/hooks";
 import { useStatus } from "@threadline/client/react";
 import { Chat } from "./chat.js";
 import { Banner } from "./connection.js";
@@ -8,6 +8,7 @@ import { Telling, useNotice } from "./notices.js";
 import { Operations } from "./operations/operations.js";
 import { Palette } from "./palette.js";
 import { addressOf, go, newThreadId, usePlace } from "./place.js";
+import type { Place } from "./place.js";
 import { Plugs } from "./plugs.js";
 import { SignIn } from "./signin.js";
 import { Sidebar } from "./sidebar.js";
@@ -20,7 +21,8 @@ export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
   const status = useStatus();
   const threads = useThreads();
   const [notice, tell] = useNotice();
-  const [drawer, setDrawer] = useState(false);
+  // open in one place: whoever goes elsewhere has left it, and nothing has to close it a moment later
+  const [drawer, setDrawer] = useState<Place | null>(null);
   const [palette, setPalette] = useState(false);
   const [plugs, setPlugs] = useState(false);
   const [drafts] = useState(() => new Drafts());
@@ -30,10 +32,9 @@ export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
 
   const begin = useCallback(() => {
     setBegun((times) => times + 1);
-    setDrawer(false);
+    setDrawer(null);
     go("");
   }, []);
-  useEffect(() => setDrawer(false), [place]);
   useShortcuts({ palette: () => setPalette((open) => !open), begin });
 
   if (status.state === "refused" && onLeave) {
@@ -51,20 +52,24 @@ export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
   const shown = chosen ?? newId;
   return (
     <Telling.Provider value={tell}>
-      <div class={`page${drawer ? " with-drawer" : ""}`}>
+      <div class={`page${drawer === place ? " with-drawer" : ""}`}>
         <Sidebar
           threads={threads}
           chosen={chosen}
           place={place.view}
           onBegin={begin}
-          onSearch={() => setPalette(true)}
+          onChosen={() => setDrawer(null)}
+          onSearch={() => {
+            setDrawer(null);
+            setPalette(true);
+          }}
           onLeave={onLeave}
         />
-        <button type="button" class="shade" aria-label="Close the list of threads" onClick={() => setDrawer(false)} />
+        <button type="button" class="shade" aria-label="Close the list of threads" onClick={() => setDrawer(null)} />
         <div class="stage">
           <Banner />
           {place.view === "operations" ? (
-            <Operations onMenu={() => setDrawer(true)} />
+            <Operations onMenu={() => setDrawer(place)} />
           ) : (
             <Chat
               key={shown}
@@ -74,7 +79,7 @@ export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
               begun={begun}
               plugs={plugs}
               onPlugs={() => setPlugs((open) => !open)}
-              onMenu={() => setDrawer(true)}
+              onMenu={() => setDrawer(place)}
               onSending={() => {
                 if (chosen !== null) return;
                 // at once: when the acknowledgement comes, the person may be elsewhere, and stays there
@@ -95,7 +100,7 @@ export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
 }
 
 function useShortcuts({ palette, begin }: { readonly palette: () => void; readonly begin: () => void }): void {
-  useEffect(() => {
+  useLayoutEffect(() => {
     const pressed = (event: KeyboardEvent): void => {
       if (!(event.ctrlKey || event.metaKey) || event.altKey) return;
       const key = event.key.toLowerCase();

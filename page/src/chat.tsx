@@ -88,7 +88,7 @@ export function Chat({ id, summary, drafts, begun, plugs, onPlugs, onMenu, onSen
       <div class="scroll" ref={scroll.frame} onScroll={scroll.scrolled}>
         <div class="column" ref={scroll.content}>
           {thread.has_older && <Older thread={thread} />}
-          {empty && <Welcome onSay={(text) => void send(text, "followup")} />}
+          {empty && <Welcome onSay={(text) => send(text, "followup")} />}
           {messages.map((message, at) => (
             <Message
               key={message.key}
@@ -278,8 +278,11 @@ function useFollowing() {
   const content = useRef<HTMLDivElement>(null);
   const [following, setFollowing] = useState(true);
   const wanted = useRef(true);
+  const stood = useRef(0);
   const toEnd = useCallback(() => {
-    if (frame.current && wanted.current) frame.current.scrollTop = frame.current.scrollHeight;
+    if (!frame.current || !wanted.current) return;
+    frame.current.scrollTop = frame.current.scrollHeight;
+    stood.current = frame.current.scrollTop;
   }, []);
   useLayoutEffect(() => {
     if (!content.current) return;
@@ -290,8 +293,13 @@ function useFollowing() {
   }, [toEnd]);
   const scrolled = useCallback(() => {
     const { scrollTop = 0, scrollHeight = 0, clientHeight = 0 } = frame.current ?? {};
-    wanted.current = scrollHeight - scrollTop - clientHeight < NEAR;
-    setFollowing(wanted.current);
+    const near = scrollHeight - scrollTop - clientHeight < NEAR;
+    const back = scrollTop < stood.current;
+    stood.current = scrollTop;
+    // told a frame late, also of our own scrolling: there may be more to see by then, or less room for it
+    if (!near && !back) return;
+    wanted.current = near;
+    setFollowing(near);
   }, []);
   const follow = useCallback(() => {
     wanted.current = true;

@@ -1,4 +1,4 @@
-import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useCallback, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { QueueMode, ThreadState } from "@threadline/client";
 import { useDraft } from "./drafts.js";
 import type { Drafts } from "./drafts.js";
@@ -35,10 +35,11 @@ export function Composer({ id, drafts, begun, status, onSend, onStop, stopping }
     element.style.height = "auto";
     element.style.height = `${Math.min(element.scrollHeight, 220)}px`;
   }, [text]);
-  useEffect(() => {
+  // both with the drawing, and not behind it: the next key is for what is seen
+  useLayoutEffect(() => {
     if (matchMedia("(hover: hover)").matches) area.current?.focus(); // on a phone the keyboard would jump up
   }, [id, begun]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const pressed = (event: KeyboardEvent): void => {
       if (event.key !== "Escape" || !busy || event.isComposing || event.defaultPrevented) return;
       event.preventDefault();

@@ -63,7 +63,7 @@ export function Banner() {
       ) : (
         <p>
           No gateway can be reached. What you write is kept and sent as soon as one is back.
-          <button type="button" onClick={() => client.reconnect()}>
+          <button type="button" onClick={() => client.status.state !== "connected" && client.reconnect()}>
             Try now
           </button>
         </p>

@@ -1,5 +1,5 @@
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 interface DialogProps {
   readonly label: string;
@@ -11,7 +11,11 @@ interface DialogProps {
 /** A window in front of the page. Escape, or a click beside it, closes it. */
 export function Dialog({ label, kind = "", onClose, children }: DialogProps) {
   const element = useRef<HTMLDialogElement>(null);
-  useEffect(() => element.current?.showModal(), []);
+  useLayoutEffect(() => {
+    const shown = element.current;
+    shown?.showModal(); // with its drawing: the next key is typed in it
+    return () => shown?.close(); // gives the focus back
+  }, []);
   return (
     <dialog
       ref={element}

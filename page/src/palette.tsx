@@ -71,7 +71,10 @@ export function Palette({ threads, onBegin, onClose }: PaletteProps) {
             if (step !== undefined) {
               event.preventDefault();
               setAt((place + step + choices.length) % Math.max(1, choices.length));
-            } else if (event.key === "Enter") choose(choices[place]);
+            } else if (event.key === "Enter") {
+              event.preventDefault(); // it would begin a line in the thread that is shown by then
+              choose(choices[place]);
+            }
           }}
         />
       </label>

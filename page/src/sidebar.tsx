@@ -15,12 +15,14 @@ interface SidebarProps {
   readonly chosen: string | null;
   readonly place: "chat" | "operations";
   readonly onBegin: () => void;
+  /** Something of the list was chosen, be it what is shown already. */
+  readonly onChosen: () => void;
   readonly onSearch: () => void;
   readonly onLeave: (() => void) | null;
 }
 
 /** Every thread of the person, and the ways to the rest of the page. */
-export function Sidebar({ threads, chosen, place, onBegin, onSearch, onLeave }: SidebarProps) {
+export function Sidebar({ threads, chosen, place, onBegin, onChosen, onSearch, onLeave }: SidebarProps) {
   const [going, setGoing] = useState<ThreadSummary | null>(null);
   const [naming, setNaming] = useState<string | null>(null);
   const rows = useRef(threads.all);
@@ -48,6 +50,7 @@ export function Sidebar({ threads, chosen, place, onBegin, onSearch, onLeave }: 
             chosen={one.thread_id === chosen}
             naming={one.thread_id === naming}
             onNaming={(begun) => setNaming(begun ? one.thread_id : null)}
+            onChosen={onChosen}
             onDelete={() => setGoing(one)}
             onRenamed={threads.refresh}
           />
@@ -62,7 +65,7 @@ export function Sidebar({ threads, chosen, place, onBegin, onSearch, onLeave }: 
         )}
       </nav>
       <footer>
-        <a class={`entry${place === "operations" ? " chosen" : ""}`} href="#operations">
+        <a class={`entry${place === "operations" ? " chosen" : ""}`} href="#operations" onClick={onChosen}>
           <Fleet size={16} /> Operations
         </a>
         <Where />
@@ -104,11 +107,12 @@ interface RowProps {
   /** Whether its title is being typed. */
   readonly naming: boolean;
   readonly onNaming: (begun: boolean) => void;
+  readonly onChosen: () => void;
   readonly onDelete: () => void;
   readonly onRenamed: () => void;
 }
 
-function Row({ thread, chosen, naming, onNaming, onDelete, onRenamed }: RowProps) {
+function Row({ thread, chosen, naming, onNaming, onChosen, onDelete, onRenamed }: RowProps) {
   const client = useClient();
   const doing = useDoing();
   const { thread_id, title, preview, role, state, active } = thread;
@@ -145,6 +149,7 @@ function Row({ thread, chosen, naming, onNaming, onDelete, onRenamed }: RowProps
         aria-current={chosen ? "page" : undefined}
         onClick={(event) => {
           event.preventDefault();
+          onChosen();
           go(addressOf(thread_id));
         }}
       >
@@ -190,13 +195,12 @@ function Delete({ thread, onClose, onDeleted }: DeleteProps) {
         {thread.running ? ", and the answer that is being written stops" : ""}. It cannot be had back.
       </p>
       <div class="choices">
-        <button type="button" onClick={onClose}>
+        <button type="button" autofocus onClick={onClose}>
           Keep it
         </button>
         <button
           type="button"
           class="danger"
-          autofocus
           onClick={() => {
             onClose();
             void doing(() => client.thread(thread.thread_id).delete()).then((done) => done && onDeleted());

@@ -1,3 +1,4 @@
+import { useRef } from "preact/hooks";
 import { Mark } from "./icons.js";
 
 const TRIES: readonly { readonly say: string; readonly shows: string }[] = [
@@ -8,17 +9,23 @@ const TRIES: readonly { readonly say: string; readonly shows: string }[] = [
 ];
 
 /** What an empty conversation says. */
-export function Welcome({ onSay }: { readonly onSay: (text: string) => void }) {
+export function Welcome({ onSay }: { readonly onSay: (text: string) => Promise<unknown> }) {
+  const saying = useRef(false); // a second tap may come before the first is seen to have done something
+  const say = (text: string): void => {
+    if (saying.current) return;
+    saying.current = true;
+    void onSay(text).then(() => (saying.current = false));
+  };
   return (
     <section class="welcome">
       <Mark size={52} />
       <h2>What is on your mind?</h2>
       <p>A conversation here goes on whatever breaks: the connection, the gateway, the worker that answers.</p>
       <ul>
-        {TRIES.map(({ say, shows }) => (
-          <li key={say}>
-            <button type="button" onClick={() => onSay(say)}>
-              <span>{say}</span>
+        {TRIES.map(({ say: words, shows }) => (
+          <li key={words}>
+            <button type="button" onClick={() => say(words)}>
+              <span>{words}</span>
               <small>{shows}</small>
             </button>
           </li>
