@@ -116,7 +116,11 @@ async def serving(
 
 @asynccontextmanager
 async def working(settings: Settings, agent: Agent, traces: Traces | None = None) -> AsyncIterator[Worker]:
-    """Run a worker with connections of its own for the length of the block; its spans go to `traces`."""
+    """Run a worker with connections of its own for the length of the block; its spans go to `traces`.
+
+    With the block its turns end too, handed back: nobody hears any more what an endless agent says.
+    """
+    settings = settings.model_copy(update={"drain_grace": 0.05})
     async with Backplane.open(settings) as backplane:
         backplane.traces = traces or backplane.traces
         async with running_worker(backplane, agent) as worker:

@@ -185,7 +185,8 @@ async def test_waiting_for_the_queue_ends_when_all_is_written(echo: Echo) -> Non
 
 async def test_waiting_for_the_queue_ends_with_the_session(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "CLOSE_GRACE", 0.1)
-    async with connect(upgraded(echo.url), proxy=None, max_queue=1) as client:
+    # it reads no farewell either
+    async with connect(upgraded(echo.url), proxy=None, max_queue=1, close_timeout=0.1) as client:
         sid = json.loads(str(await client.recv())[1:])["sid"]
         connection = echo.engine.sockets[sid]
         for _ in range(500):  # more than the buffers between the two take: the writer waits

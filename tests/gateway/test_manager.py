@@ -64,7 +64,7 @@ async def serving(manager: RoomChannelManager, live: LiveChannels | None = None)
         yield Node(io, manager, live, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
     finally:
         await io.shutdown()
-        server.should_exit = True
+        server.leave()
         await task
         await manager.close()
 
@@ -798,7 +798,7 @@ async def test_what_the_page_shows_works_as_it_stands(valkey: str, clients: Clie
     await shown["emits"]()
     await wait_until(lambda: client.events == [("news", {"n": 1}), ("hello", None)], "both came")
     await shown["sio"].shutdown()
-    server.should_exit = True
+    server.leave()
     await task
     assert not shown["manager"].channels, "the page's on_shutdown closes the manager"
 

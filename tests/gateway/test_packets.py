@@ -25,6 +25,7 @@ from gateway import frames, packets, websocket
 from gateway.engine import server_options
 from gateway.frames import Breach
 from gateway.packets import GuardedPacket, GuardedServer
+from gateway.server import Uvicorn
 from tests.support.waiting import wait_until
 
 LIMIT = 20_000
@@ -98,14 +99,14 @@ async def running(**options: Any) -> AsyncIterator[Node]:
         timeout_graceful_shutdown=1,
         **server_options(node.settings),
     )
-    server = uvicorn.Server(config)
+    server = Uvicorn(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await wait_until(lambda: server.started, "the server to start")
         yield node
     finally:
         await node.sio.shutdown()
-        server.should_exit = True
+        server.leave()
         await serving
 
 
@@ -415,7 +416,7 @@ async def test_a_client_that_calls_and_never_reads_is_cut(monkeypatch: pytest.Mo
     monkeypatch.setattr(websocket, "CLOSE_GRACE", 0.1)
     async with running() as node:
         call = '421["call","' + "x" * (LIMIT - 100) + '"]'
-        async with node.joined(max_queue=1) as client:
+        async with node.joined(max_queue=1, close_timeout=0.1) as client:  # nor does it read a farewell
             with capture_logs() as logs:
                 calling = asyncio.create_task(_call_for_ever(client, call))
                 await wait_until(

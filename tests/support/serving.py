@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 
+from gateway.server import Uvicorn
 from tests.support.waiting import wait_until
 
 
@@ -21,11 +22,11 @@ async def served(configuration: Callable[[int], uvicorn.Config]) -> AsyncIterato
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
-        server = uvicorn.Server(configuration(port))
+        server = Uvicorn(configuration(port))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await wait_until(lambda: server.started, "the web server to start")
             yield port
         finally:
-            server.should_exit = True
+            server.leave()
             await serving
