@@ -7,16 +7,41 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backplane.errors import Misconfigured
+from backplane.settings import load
+from gateway import auth
 from tests.deploy.files import DEPLOY, PINNED, ROOT, env_file, parsed, program, read
 
 COMPOSE = read(DEPLOY / "compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if name.startswith(("gateway-", "worker-"))}
 DOCKERFILE = (DEPLOY / "docker" / "Dockerfile").read_text()
+
+
+EXAMPLE = DEPLOY / "compose.env.example"
+
+
+def environment(service: dict[str, Any], given: dict[str, str]) -> dict[str, str]:
+    """Return what Compose gives a container: a variable without a value is the file's, or absent as it is there.
+
+    Raises:
+        ValueError: when one that must be given is not.
+    """
+    found: dict[str, str] = {}
+    for name, value in service["environment"].items():
+        if value is None:
+            found |= {name: given[name]} if name in given else {}
+            continue
+        asked = re.fullmatch(r"\$\{(\w+)(:[-?])(.*)\}", value)
+        if asked and asked[2] == ":?" and not given.get(asked[1]):
+            raise ValueError(f"{asked[1]}: {asked[3]}")
+        found[name] = (given.get(asked[1]) or asked[3]) if asked else value
+    return found
 
 
 def seconds(text: str) -> float:
@@ -44,9 +69,7 @@ def test_every_container_is_locked_down_pinned_and_watched(name: str) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_a_container_of_ours_has_real_settings_and_time_to_drain(name: str) -> None:
     service = OURS[name]
-    settings = parsed(
-        {key: re.sub(r"\$\{\w+:-?\??(.*)\}", r"\1", value) for key, value in service["environment"].items()}
-    )
+    settings = parsed(environment(service, env_file(EXAMPLE)))
     assert seconds(service["stop_grace_period"]) > settings.drain_grace + settings.cancel_grace
     assert service["command"] in (["gateway"], ["worker"])
 
@@ -85,7 +108,43 @@ def test_grafana_finds_its_source_and_its_dashboards() -> None:
 
 def test_every_variable_that_compose_asks_for_is_in_the_example() -> None:
     asked = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
-    assert asked == set(env_file(DEPLOY / "compose.env.example"))
+    asked |= {name for service in OURS.values() for name, value in service["environment"].items() if value is None}
+    assert asked == set(re.findall(r"^(?:# )?([A-Z_]+)=", EXAMPLE.read_text(), re.MULTILINE))
+
+
+WITH_SECRET = "THREADLINE_JWT_SECRET=a secret of this test, with more than 32 bytes\n"
+WITH_KEYS = re.sub(r"^THREADLINE_JWT_SECRET=\n|^# (?=THREADLINE_)", "", EXAMPLE.read_text(), flags=re.MULTILINE)
+"""What the example says to do: the line of the secret is gone, and those of the key set have no sign before them."""
+
+
+@pytest.mark.parametrize(
+    ("lines", "refused"),
+    [
+        (WITH_SECRET, None),
+        (WITH_KEYS, None),
+        (EXAMPLE.read_text(), "THREADLINE_JWT_SECRET"),
+        (f"{WITH_SECRET}THREADLINE_JWKS_URL=https://login.example.com/keys\n", "got both"),
+        ("", "while no key is configured"),
+    ],
+    ids=["secret", "key set", "as it is copied", "both", "neither"],
+)
+def test_a_gateway_takes_a_secret_or_a_key_set_by_variables_alone(
+    lines: str, refused: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "compose.env"
+    file.write_text(lines)
+    monkeypatch.setenv("THREADLINE_HOST", "0.0.0.0")  # as the image says
+    for name, value in environment(OURS["gateway-1"], env_file(file)).items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    if refused is None:
+        auth.check(settings)
+        if lines == WITH_KEYS:
+            assert settings.jwks_url == "https://login.example.com/.well-known/jwks.json"
+            assert (settings.jwt_issuer, settings.jwt_audience) == ("https://login.example.com/", "threadline")
+    else:
+        with pytest.raises(Misconfigured, match=refused):
+            auth.check(settings)
 
 
 def test_the_image_runs_as_a_user_without_rights_and_is_pinned() -> None:
