@@ -274,9 +274,13 @@ class Backplane:
                     )
                 found = answer.decode()
                 if found != value:
+                    # no setting chooses the format: a release writes one
+                    change = (
+                        f"set THREADLINE_PARTITIONS={found}" if name == "partitions" else "run a release of that one"
+                    )
                     raise Misconfigured(
                         f"this deployment was started with {name}={found}, and this process has {value}; "
-                        f"set THREADLINE_{name.upper()}={found}, or use another THREADLINE_KEY_PREFIX"
+                        f"{change}, or use another THREADLINE_KEY_PREFIX"
                     )
 
     async def ping(self) -> None:

@@ -55,6 +55,16 @@ async def test_a_number_from_the_environment_is_configured(
             pass
 
 
+async def test_data_of_another_format_is_refused_with_what_can_be_done_about_it(open_backplane: Any) -> None:
+    """No setting chooses a format: one that was named here would stop the next start as an unknown variable."""
+    async with open_backplane() as backplane:
+        await backplane.redis.hset(backplane.keys.meta, "format", "0")
+    with pytest.raises(Misconfigured, match=r"format=0, .*run a release") as refused:
+        async with open_backplane():
+            pass
+    assert "THREADLINE_FORMAT" not in str(refused.value)
+
+
 async def test_two_deployments_on_one_redis_do_not_meet(open_backplane: Any, prefix: str) -> None:
     ref = thread_ref("same")
     async with open_backplane() as one, open_backplane(key_prefix=f"{prefix}:b".replace(":", "-")) as two:
