@@ -100,6 +100,7 @@ ANSWERS: dict[str, Schema] = {
     "Renamed": _object(**_THREAD, title=_TEXT),
     "Deleted": _object(**_THREAD, deleted=_BOOLEAN),
     "Queue": _object(
+        {"position": _WHOLE},
         **_THREAD,
         running=_or_null(_ID),
         state=_one_of("ready", "running", "waiting", "idle"),

@@ -176,6 +176,14 @@ async def test_real_answers_are_as_described(gateway_settings: Make) -> None:
         assert call.called == {(operation.method, operation.path) for operation in OPERATIONS}
 
 
+async def test_the_place_of_a_turn_that_waits_for_a_worker_is_described(gateway_settings: Make) -> None:
+    settings = gateway_settings()
+    async with serving(settings) as node, httpx.AsyncClient(base_url=node.url, timeout=20) as http:
+        call = Caller(http)
+        await call("post", f"{ONE}/turns", {"message": "nobody works"})
+        assert (await call("get", f"{ONE}/queue"))["position"] == 1
+
+
 async def wait_until_idle(call: Caller) -> None:
     async def idle() -> bool:
         return bool((await call("get", ONE))["turn"] is None)
