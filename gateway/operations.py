@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from backplane import overview
+from backplane.addresses import Server
 from backplane.connection import Backplane
 from backplane.errors import InvalidPayload, NotFound, ThreadlineError
 from backplane.ids import DEFAULT_TENANT
@@ -130,7 +131,7 @@ class Operations:
         before, sent_before = self._reported
         self._reported = (now, sent)
         return {
-            "url": f"http://{settings.host}:{settings.port}",
+            "url": f"http://{Server(settings.host, settings.port)}",
             "ready": bool(metrics.read(metrics.ready)),
             "deaf": live.deaf,
             "reconnects": live.reconnects,

@@ -13,8 +13,11 @@ import httpx
 import jwt
 import pytest
 
+from backplane.connection import Backplane
 from backplane.settings import Settings
 from gateway.auth import mint
+from gateway.metrics import Metrics
+from gateway.operations import Operations
 from tests.gateway.conftest import Clients, serving, working
 from tests.support.waiting import wait_until
 from worker.turn import Turn
@@ -77,6 +80,15 @@ async def test_a_node_says_how_late_it_is(gateway_settings: Make, clients: Clien
         text = node.gateway.metrics.text().decode()
         (count,) = [line for line in text.splitlines() if line.startswith("threadline_append_to_socket_seconds_count")]
         assert float(count.split()[1]) >= 1
+
+
+@pytest.mark.parametrize(("host", "url"), [("::1", "http://[::1]:8080"), ("127.0.0.1", "http://127.0.0.1:8080")])
+async def test_a_node_names_itself_by_a_url_that_a_browser_can_read(backplane: Backplane, host: str, url: str) -> None:
+    async def cut(sid: str) -> bool:
+        return False
+
+    settings = backplane.settings.model_copy(update={"host": host, "port": 8080})
+    assert Operations(settings, backplane, Metrics(), cut).facts()["url"] == url
 
 
 async def test_with_a_key_only_operators_see_the_fleet(gateway_settings: Make) -> None:
