@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,17 @@ LONG = (
 """What `scripts/test` leaves to `scripts/test --long`, so that a change is judged within minutes."""
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect the tests without the garbage collector: it would look through modules, which stay, again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the long tests, by where they are."""
     here = Path(__file__).parent
@@ -39,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Name a case by ASCII when its value holds a lone surrogate, which no test runner can print or send."""
-    if isinstance(val, str) and any("\ud800" <= character <= "\udfff" for character in val):
+    if isinstance(val, str) and not val.isascii() and any("\ud800" <= character <= "\udfff" for character in val):
         return ascii(val)
     return None
 
