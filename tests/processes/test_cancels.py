@@ -116,9 +116,12 @@ async def test_starts_and_cancels_sent_back_to_back_leave_nothing_running(fleet:
     async with caller(fleet.urls[0]) as one, caller(fleet.urls[1]) as two:
         pairs = [(one, two), (two, one)]
         done = await asyncio.gather(*(once(number, *pairs[number // 2 % 2]) for number in range(50)))
-    for thread, ack, answer in done:
+
+    async def checked(thread: Conversation, ack: Ack, answer: Ack) -> None:
         assert (answer["cancelled"], answer["request_id"]) == (True, ack["request_id"])
         async with thread:
             thread.acknowledged.append(acknowledged("say 20000 words", ack))
             await fleet.idle(thread.thread_id)
             assert (await thread.log())[-1].fields["error_type"] == "cancelled"
+
+    await asyncio.gather(*(checked(*one) for one in done))
