@@ -30,7 +30,7 @@ BY_HAND = {
     "a cluster": ("kubectl create namespace ", "kubectl create secret ", "kubectl apply ", "kubectl rollout "),
     "a machine that systemd runs": (
         "systemctl ", "until curl ", "journalctl ", "apt-get install ", "install ", "sed -i ", "mv /var/lib/redis/",
-        "version=", 'python3 -m venv "/opt/threadline/', '"/opt/threadline/', "ln -sfn ", "cat >",
+        "version=", 'python3 -m venv "/opt/threadline/', '"/opt/threadline/', "ln -sfn ", "cat ",
         "rm -f /etc/nginx/", "nginx -t", "THREADLINE_BIND=", "redis-cli ",
     ),
     "a build": ("scripts/setup", "scripts/page", ".venv/bin/python -m pip wheel "),
