@@ -175,9 +175,10 @@ async def test_a_question_of_a_wrong_form_ends_the_turn_with_a_clear_error(
         assert (await ended(backplane)).fields["error_type"] == "invalid_question"
 
 
-async def test_what_is_asked_must_be_json(backplane: Backplane) -> None:
+@pytest.mark.parametrize("path", [object(), float("nan")], ids=["an object", "no number"])
+async def test_what_is_asked_must_be_json(backplane: Backplane, path: object) -> None:
     async def agent(turn: Turn) -> AsyncIterator[str]:
-        yield str(await turn.approve("rm", {"path": object()}))
+        yield str(await turn.approve("rm", {"path": path}))
 
     async with working(backplane, agent):
         await start(backplane, "retry")
