@@ -250,7 +250,8 @@ class LivePath:
             try:
                 connection = await self._connect(address)
                 await self._resubscribe(connection)
-                await connection.closed
+                # shielded: the end of this task is not the end of the connection, for which `close` waits
+                await asyncio.shield(connection.closed)
                 if self._connected.is_set():  # a balancer without a store behind it takes connections and closes them
                     pause = _BACKOFF_FIRST
                 _log.warning("the live connection was lost; connecting again", server=str(self._server))
