@@ -20,6 +20,9 @@ from threadline_client.refresher import Refresher
 STEADY = 1.0
 """Seconds after which a connection counts as a success, and the next failure is the first one again."""
 
+MOST_REFUSALS = 3
+"""Refusals one after another of what a token function returns, before it is believed that it has no better one."""
+
 RECENT = 5_000
 """Events of the live connection that are kept. A gateway sends each event once per connection, so that a stream
 which begins behind what has come already finds it here; what is older costs a reconnect."""
@@ -81,6 +84,8 @@ class Connection:
         self._runner: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
         self._refresher: Refresher | None = None
+        self._refusals = 0
+        self._was_connected = False
         self.degraded = False
         """Whether the gateway in use has told us that Redis is away."""
 
@@ -170,7 +175,7 @@ class Connection:
     async def _run(self) -> None:
         try:
             await self._stay_connected()
-        except Exception as error:  # a token callback or a watcher of the program that uses us
+        except Exception as error:  # a token callback of the program that uses us
             failure = ClientError(f"the client stopped, because a callback of the program raised {error!r}")
             failure.__cause__ = error
             self._fail(failure)
@@ -188,7 +193,7 @@ class Connection:
                 self._next += 1
                 continue
             except Refused as error:
-                if not error.retryable:
+                if not error.retryable and self._is_final():
                     self._fail(error)
                     return
                 self._last_error = f"{url}: {error}"
@@ -204,7 +209,12 @@ class Connection:
             await link.close()
 
     async def _open_link(self, url: str) -> tuple[Link, str | None]:
-        token = await self._ask_token()
+        try:
+            token = await self._ask_token()
+        except Exception as error:  # it may need the network itself, and that is away just now
+            if not self._was_connected:
+                raise
+            raise LinkLost(f"the token function raised {error!r}") from error
         assert self._session is not None
         link = Link(url, self._session, self._frame)
         await link.open(token)
@@ -213,6 +223,11 @@ class Connection:
     async def _ask_token(self) -> str | None:
         token = self._token() if callable(self._token) else self._token
         return await token if inspect.isawaitable(token) else token
+
+    def _is_final(self) -> bool:
+        """Whether a refusal is the last word: a function may have returned a token that ended on its way."""
+        self._refusals += 1
+        return not callable(self._token) or self._refusals >= MOST_REFUSALS
 
     async def _keep(self, link: Link, token: str | None) -> None:
         """Return when the link is gone; until then its token is kept fresh, if the program gave a function."""
@@ -229,11 +244,11 @@ class Connection:
             await asyncio.gather(refreshing, return_exceptions=True)
 
     def _arrived(self, link: Link) -> None:
+        self._was_connected, self._refusals = True, 0
         self._current = link
         if self._coming is not None and not self._coming.done():
             self._coming.set_result(link)
-        if self._on_change is not None:
-            self._on_change(NodeChange("connected", link.url))
+        self._tell(NodeChange("connected", link.url))
 
     def _left(self, link: Link) -> None:
         self._current = None
@@ -242,8 +257,17 @@ class Connection:
         self._coming = asyncio.get_running_loop().create_future()
         for listener in self._everyone():
             listener.lost()
-        if self._on_change is not None:
-            self._on_change(NodeChange("lost", link.url, link.reason))
+        self._tell(NodeChange("lost", link.url, link.reason))
+
+    def _tell(self, change: NodeChange) -> None:
+        """Tell the program. An error of its callback is reported as asyncio does, and ends no conversation."""
+        if self._on_change is None:
+            return
+        try:
+            self._on_change(change)
+        except Exception as error:
+            context = {"message": f"on_change of threadline_client raised at {change.state!r}", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     def _fail(self, error: ClientError) -> None:
         if self._failure is not None:
@@ -263,8 +287,8 @@ class Connection:
         if active is self.degraded:
             return
         self.degraded = active
-        if self._on_change is not None and self._current is not None:
-            self._on_change(NodeChange("degraded" if active else "restored", self._current.url))
+        if self._current is not None:
+            self._tell(NodeChange("degraded" if active else "restored", self._current.url))
 
     def _frame(self, name: str, data: object) -> None:
         if name == "degraded":

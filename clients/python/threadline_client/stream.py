@@ -77,8 +77,10 @@ class EventStream:
         self._arrival.set()
         if self._keeper is not None:
             self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-            await self._connection.unlisten(self.thread_id, self)
+            try:
+                await asyncio.gather(self._keeper, return_exceptions=True)
+            finally:  # also when this is cancelled: a listener that is left behind gathers events for nobody
+                await self._connection.unlisten(self.thread_id, self)
 
     def holds(self, request_id: str) -> bool:
         """Whether something has come, and was not read yet, that tells of a turn: an event of it, or a snapshot."""
@@ -113,7 +115,7 @@ class EventStream:
         self._check()
 
     def _open(self) -> None:
-        if self._keeper is None:
+        if self._keeper is None and not self._closed:
             self._connection.listen(self.thread_id, self)
             self._keeper = asyncio.create_task(self._keep(), name=f"threadline stream {self.thread_id}")
 

@@ -312,7 +312,8 @@ class Thread:
 class Turn:
     """One acknowledged message, and the answer to come.
 
-    `async for item in turn` yields its events until the terminal one; `await turn.wait()` its outcome.
+    `async for item in turn` yields its events from `chat_accepted` (or `queue_item_queued`) up to the terminal one;
+    `await turn.wait()` its outcome.
     Nothing is kept while nobody looks: both read from the log, and both may be used more than once.
     """
 
@@ -332,7 +333,7 @@ class Turn:
         return await self.thread.cancel(self.request_id)
 
     async def __aiter__(self) -> AsyncGenerator[Event | Snapshot, None]:
-        """Yield this turn's events up to its end, or a snapshot where they are no longer to be had."""
+        """Yield this turn's events, from the one that took it up to its end, or a snapshot where they are gone."""
         async with aclosing(self._followed()) as followed:
             async for item, _ in followed:
                 yield item
@@ -348,7 +349,8 @@ class Turn:
     async def _followed(self) -> AsyncGenerator[tuple[Event | Snapshot, Outcome | None], None]:
         """Yield what happens to this turn; with the last item, how it ended."""
         text, begun, outcome = "", self.state != "queued", None
-        async with self.thread.events(self.cursor) as events:
+        before = Cursor(self.cursor.epoch, max(0, self.cursor.offset - 1))
+        async with self.thread.events(before) as events:
             async for item in events:
                 if isinstance(item, Snapshot):
                     told = self._told_in(item)

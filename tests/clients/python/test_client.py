@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -20,11 +20,13 @@ from threadline_client import (
     Refused,
     Snapshot,
     ThreadState,
+    Turn,
     Unauthorized,
     connect,
     link,
 )
 
+EXPIRED = {"code": "unauthorized", "message": "the token has expired", "retryable": False}
 UNAVAILABLE = {"code": "unavailable", "message": "Redis did not answer", "retryable": True}
 
 
@@ -288,7 +290,7 @@ async def test_a_subscribe_that_is_refused_ends_the_stream_with_the_reason(pair:
 async def test_a_refused_token_is_raised_and_not_tried_for_ever(pair: Pair) -> None:
     _, one, two = pair
     for node in (one, two):
-        node.refuse_connect = {"code": "unauthorized", "message": "the token has expired", "retryable": False}
+        node.refuse_connect = EXPIRED
     with pytest.raises(Unauthorized, match="expired"):
         async with connect([one.url, two.url], "old"):
             pass
@@ -299,16 +301,60 @@ async def test_a_refused_token_is_raised_and_not_tried_for_ever(pair: Pair) -> N
 async def test_a_token_refused_at_a_reconnect_ends_streams_and_calls(pair: Pair) -> None:
     deployment, one, two = pair
     deployment.thread("tea")
-    two.refuse_connect = {"code": "unauthorized", "message": "the token has expired", "retryable": False}
-    tokens = iter(["first", "second"])
+    tokens = iter(["first", "second", "third", "fourth"])
     async with connect([one.url, two.url], lambda: next(tokens)) as client, client.thread("tea").events() as events:
         await anext(events)
+        one.refuse_connect = two.refuse_connect = EXPIRED
         one.cut()
         with pytest.raises(Unauthorized):
             await anext(events)
         with pytest.raises(Unauthorized):
             await client.thread("tea").cancel()
-    assert (one.tokens, two.tokens) == (["first"], ["second"])
+    assert (one.tokens, two.tokens) == (["first", "third"], ["second", "fourth"])
+
+
+async def test_a_token_that_ended_on_its_way_is_followed_by_another(pair: Pair) -> None:
+    _, one, two = pair
+    tokens = iter(["first", "ended", "third"])
+    async with connect([one.url, two.url], lambda: next(tokens)) as client:
+        two.refuse_connect = EXPIRED
+        one.cut()
+        await client.thread("tea").send("hi")
+        assert client.url == one.url
+    assert (one.tokens, two.tokens) == (["first", "third"], ["ended"])
+
+
+async def test_a_token_function_that_fails_between_two_connections_is_asked_again(pair: Pair) -> None:
+    """It may need the network itself, and that was lost with the connection."""
+    _, one, two = pair
+    tokens: Iterator[str | OSError] = iter(["first", OSError("no network"), "third"])
+
+    def fetched() -> str:
+        told = next(tokens)
+        if isinstance(told, OSError):
+            raise told
+        return told
+
+    async with connect([one.url, two.url], fetched) as client:
+        one.cut()
+        await client.thread("tea").send("hi")
+    assert one.tokens + two.tokens == ["first", "third"]
+
+
+async def test_an_on_change_that_raises_is_reported_and_ends_nothing(pair: Pair) -> None:
+    _, one, two = pair
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+
+    def broken(change: NodeChange) -> None:
+        raise ValueError(change.state)
+
+    async with connect([one.url, two.url], on_change=broken) as client:
+        await one.tell_all("degraded", {"active": True, "since": 5})
+        await client.thread("tea").cancel()  # its answer comes behind that
+        one.cut()
+        await client.thread("tea").send("hi")
+    assert [str(error) for error in reported] == ["connected", "degraded", "lost", "connected"]
 
 
 async def test_a_token_may_come_from_a_coroutine(pair: Pair) -> None:
@@ -399,7 +445,7 @@ async def test_a_turn_yields_its_own_events_and_ends_with_its_own_end(pair: Pair
         deployment.append("tea", turn.request_id, "chat_error", error_type="cancelled", message="stopped")
         names = [item.name async for item in turn if isinstance(item, Event)]
         outcome = await turn.wait()
-    assert names == ["text_delta", "chat_error"]
+    assert names == ["chat_accepted", "text_delta", "chat_error"]
     assert (outcome.ok, outcome.error_type, outcome.text) == (False, "cancelled", "mine")
 
 
@@ -426,7 +472,7 @@ async def test_a_queued_turn_that_nothing_knows_of_any_more_is_not_waited_for(pa
             outcome = await turn.wait()
             items = [item async for item in turn]
     assert (outcome.ok, outcome.error_type) == (False, "unknown")
-    assert [type(item) for item in items] == [Snapshot]
+    assert [type(item) for item in items] == [Event, Snapshot]
 
 
 @pytest.mark.parametrize(
@@ -470,6 +516,7 @@ async def test_a_queued_turn_that_a_snapshot_showed_running_is_not_waited_for_be
         turn = await client.thread("tea").send("more", queue_mode="followup")
         thread.turn = {"request_id": turn.request_id, "state": "running", "text": "half"}
         items = aiter(turn)
+        assert (await anext(items)).cursor == turn.cursor
         assert isinstance(await anext(items), Snapshot)
         thread.turn = None
         one.cut()
@@ -527,6 +574,54 @@ async def test_a_closed_stream_ends_and_leaves_the_thread(pair: Pair) -> None:
         assert [item async for item in events] == []
         await client.thread("tea").cancel()
         assert one.calls["thread:unsubscribe"] == 1
+
+
+async def test_a_stream_whose_closing_is_cancelled_leaves_the_thread_too(pair: Pair) -> None:
+    """Else what happens in the thread would be gathered for a reader that is gone."""
+    deployment, one, _ = pair
+    deployment.thread("tea")
+    async with connect(one.url) as client:
+        events = client.thread("tea").events()
+        await anext(events)
+        closing = asyncio.create_task(events.aclose())
+        await asyncio.sleep(0)  # it waits for its keeper
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await client.thread("tea").cancel()  # its answer comes behind the farewell's
+        assert one.calls["thread:unsubscribe"] == 1
+
+
+async def test_a_stream_that_was_closed_before_it_began_asks_for_nothing(pair: Pair) -> None:
+    deployment, one, _ = pair
+    deployment.thread("tea")
+    async with connect(one.url) as client:
+        events = client.thread("tea").events()
+        await events.aclose()
+        assert [item async for item in events] == []
+        await client.thread("tea").cancel()
+    assert one.subscribes == []
+
+
+async def test_a_turn_is_followed_from_the_event_that_took_it(pair: Pair) -> None:
+    """By whoever follows it, however late, and however many do."""
+    deployment, one, _ = pair
+
+    async def names(turn: Turn) -> list[str]:
+        return [item.name async for item in turn if isinstance(item, Event)]
+
+    async with connect(one.url) as client, asyncio.timeout(10):
+        turn = await client.thread("tea").send("hi")
+        later = await client.thread("tea").send("more", queue_mode="followup")
+        following = asyncio.create_task(names(turn))
+        await deployment.emit("tea", turn.request_id, "chat_done", full_response="hello")
+        await deployment.emit("tea", later.request_id, "queue_item_removed", item_id=later.request_id)
+        followed = tuple(await asyncio.gather(following, names(turn), names(later)))
+        assert followed == (
+            ["chat_accepted", "chat_done"],
+            ["chat_accepted", "chat_done"],
+            ["queue_item_queued", "queue_item_removed"],
+        )
 
 
 async def test_a_storm_of_reconnects_changes_no_word(pair: Pair) -> None:
