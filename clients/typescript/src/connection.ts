@@ -4,6 +4,7 @@ import { parseEvent } from "./events.js";
 import type { ThreadEvent } from "./events.js";
 import { Link, LinkLost } from "./link.js";
 import type { Transport } from "./link.js";
+import { Listeners } from "./listeners.js";
 import { Alarm, tokenOf } from "./token.js";
 import type { Token } from "./token.js";
 import type { Answer } from "./tracker.js";
@@ -61,7 +62,7 @@ export class Connection {
   private readonly backoff = new Backoff();
   private readonly waiting = new Set<() => void>();
   private readonly watchers = new Set<Watcher>();
-  private readonly listeners = new Set<() => void>();
+  private readonly listeners = new Listeners();
   private readonly alarm = new Alarm(() => void this.refresh());
   private heard = 0;
   private refusals = 0;
@@ -81,8 +82,7 @@ export class Connection {
 
   /** Hear of each change of `status`. Returns how to stop that. */
   subscribe(listener: () => void): () => void {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
+    return this.listeners.add(listener);
   }
 
   /** Give a watcher the events of its thread from now on. */
@@ -179,7 +179,14 @@ export class Connection {
       if (this.failure) break;
       const url = this.urls[this.next % this.urls.length] as string;
       const link = await this.open(url);
-      if (!link) continue;
+      if (this.urls[this.next % this.urls.length] !== url) {
+        link?.cut("left on purpose"); // `reconnect` has named another one meanwhile
+        continue;
+      }
+      if (!link) {
+        this.next += 1;
+        continue;
+      }
       const since = Date.now();
       this.arrived(link);
       const reason = await link.gone;
@@ -206,7 +213,6 @@ export class Connection {
       // Where a token cannot be had just now (a callback that needs the network), the next attempt asks again.
       if (error instanceof ThreadlineError && !error.retryable && this.isFinal()) this.fail("refused", error);
       else this.tell({ ...this.status, error: asError(error) });
-      this.next += 1;
       return null;
     }
   }
@@ -242,7 +248,7 @@ export class Connection {
   private tell(status: Status): void {
     this.status = status;
     for (const settle of [...this.waiting]) settle();
-    for (const listener of [...this.listeners]) listener();
+    this.listeners.tell();
   }
 
   private changed(signal?: AbortSignal): Promise<void> {

@@ -67,13 +67,14 @@ export class Link {
     });
     const link = new Link(url, socket);
     socket.onAny(onFrame);
+    // before the handshake is awaited: a gateway may take its leave in the moment in which it lets us in
+    socket.on("disconnect", (reason: unknown) => link.cut(String(reason)));
     try {
       await link.shaken();
     } catch (error) {
       link.close();
       throw error;
     }
-    socket.on("disconnect", (reason: unknown) => link.cut(String(reason)));
     return link;
   }
 

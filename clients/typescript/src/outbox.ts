@@ -57,9 +57,14 @@ export class Outbox {
   }
 
   private drop(entry: Entry, reject: (reason: unknown) => void): void {
+    this.remove(entry);
+    reject(entry.signal.reason);
+  }
+
+  /** Take an entry out, if it is there: one may be given up in the moment of its acknowledgement. */
+  private remove(entry: Entry): void {
     const at = this.entries.indexOf(entry);
     if (at >= 0) this.entries.splice(at, 1);
-    reject(entry.signal.reason);
   }
 
   private async pump(): Promise<void> {
@@ -68,7 +73,7 @@ export class Outbox {
     for (let entry = this.entries[0]; entry; entry = this.entries[0]) {
       try {
         const answer = await this.connection.call("chat:start", entry.payload, entry.signal);
-        this.entries.splice(this.entries.indexOf(entry), 1);
+        this.remove(entry);
         // the gateway is believed about the fields of its own acknowledgements
         entry.resolve(answer as unknown as Started);
       } catch (error) {

@@ -15,6 +15,7 @@ import type { Connection } from "./connection.js";
 import { ThreadlineError, isRecord } from "./errors.js";
 import type { HistoryMessage, Item, Lane, Snapshot } from "./events.js";
 import { Feed } from "./feed.js";
+import { Listeners } from "./listeners.js";
 import { Outbox, newKey } from "./outbox.js";
 import { Reader } from "./reader.js";
 import type { QueueItem } from "./queue.js";
@@ -34,7 +35,7 @@ export class Thread {
   private current: ThreadState;
   private readonly feed: Feed;
   private readonly outbox: Outbox;
-  private readonly listeners = new Set<() => void>();
+  private readonly listeners = new Listeners();
   private readonly readers = new Set<Reader>();
   private readonly turns = new Set<Turn>();
   /** Those of `turns` that a gateway had acknowledged when the log was last asked for. */
@@ -100,11 +101,10 @@ export class Thread {
    * Bound, so that it can be handed to `useSyncExternalStore` and its kin.
    */
   readonly subscribe = (listener: () => void): (() => void) => {
-    const mine = (): void => listener(); // one listener may be given twice
-    this.listeners.add(mine);
+    const leave = this.listeners.add(listener);
     const release = this.hold();
     return () => {
-      this.listeners.delete(mine);
+      leave();
       release();
     };
   };
@@ -317,6 +317,7 @@ export class Thread {
     clearTimeout(this.lingering);
     this.holds += 1;
     if (this.holds === 1) {
+      if (this.failure) this.feed.stop(); // it lingers, and has given up: whoever comes now wants it tried again
       this.failure = null;
       this.feed.start();
     }
@@ -374,7 +375,7 @@ export class Thread {
     this.notifying = true;
     queueMicrotask(() => {
       this.notifying = false;
-      for (const listener of [...this.listeners]) listener();
+      this.listeners.tell();
     });
   }
 
@@ -392,6 +393,7 @@ export class Thread {
       if (item.event === "text_delta") text += item.delta;
       this.end(turn, endingOf(item, text));
     }
+    turn.attached(this.current);
     this.settle();
   }
 

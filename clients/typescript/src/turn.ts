@@ -18,7 +18,6 @@ export class Turn implements AsyncIterable<Item> {
   private readonly ending: Promise<Outcome>;
   private resolve: (outcome: Outcome) => void = () => {};
   private reject: (error: unknown) => void = () => {};
-  private outcome: Outcome | null = null;
   /** What has come already, until the program had its chance to iterate. */
   private early: Item[] | null = [];
 
@@ -84,9 +83,15 @@ export class Turn implements AsyncIterable<Item> {
     if (item.event === "snapshot" ? this.isBehind(item) : item.request_id === this.request_id) this.early?.push(item);
   }
 
+  /** What came before it was acknowledged has been noted; `state` is how the thread stands. @internal */
+  attached({ epoch, offset }: ThreadState): void {
+    const has = this.early?.some((item) => item.event === "snapshot" || item.offset === this.cursor.offset);
+    // its first event had passed before it was sent again, under the same key: it is no more to be had
+    if (!has && epoch === this.cursor.epoch && offset >= this.cursor.offset) this.early = null;
+  }
+
   /** @internal */
   end(outcome: Outcome): void {
-    this.outcome ??= outcome;
     this.resolve(outcome);
   }
 
@@ -101,8 +106,8 @@ export class Turn implements AsyncIterable<Item> {
   }
 
   private isLast(item: Item): boolean {
-    if (item.event === "snapshot") return this.outcome !== null;
-    return isTerminal(item) || isDropped(item);
+    // behind a snapshot may come the rest of what has come by now, though the end is known
+    return item.event !== "snapshot" && (isTerminal(item) || isDropped(item));
   }
 }
 

@@ -14,7 +14,10 @@ function text(words: string): Buffer {
 }
 
 /** Open a link to a node that takes the WebSocket, says `words` and ends the transport; return how that ends. */
-async function openedAt(words: string, when: "at once" | "asked to let us in" | "refused"): Promise<unknown> {
+async function openedAt(
+  words: string,
+  when: "at once" | "asked to let us in" | "refused" | "let in and sent away",
+): Promise<unknown> {
   const server = createServer().on("upgrade", (request, socket) => {
     const magic = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     const accept = createHash("sha1").update(`${request.headers["sec-websocket-key"]}${magic}`).digest("base64");
@@ -26,6 +29,8 @@ async function openedAt(words: string, when: "at once" | "asked to let us in" | 
     if (words) socket.write(text(words));
     if (when === "at once") socket.end();
     else if (when === "refused") socket.once("data", () => socket.write(text(REFUSAL)));
+    else if (when === "let in and sent away")
+      socket.once("data", () => socket.write(Buffer.concat([text('40{"sid":"b"}'), text("41")])));
     else socket.once("data", () => socket.destroy());
   });
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
@@ -52,4 +57,10 @@ test("a refusal is told, although the engine is closed first", async () => {
   const found = await openedAt(`0${GREETING}`, "refused");
   expect(found).toBeInstanceOf(ThreadlineError);
   expect(found).toMatchObject({ code: "unauthorized", retryable: false });
+});
+
+test("a node that lets us in and sends us away in one breath is left", async () => {
+  const found = await openedAt(`0${GREETING}`, "let in and sent away");
+  if (found instanceof Link) await found.gone;
+  else expect(found).toBeInstanceOf(LinkLost);
 });

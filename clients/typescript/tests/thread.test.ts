@@ -9,6 +9,7 @@ afterEach(async () => {
   await closeAll();
   vi.useRealTimers();
   vi.restoreAllMocks();
+  vi.unstubAllGlobals();
 });
 
 const told = (id: number): HistoryMessage => ({ id, ts: 5, role: "user", content: `m${id}`, request_id: `r${id}` });
@@ -199,4 +200,65 @@ test("a turn that has left its lane and not been heard of since ends with its th
   const { turn, forget } = await queuedAndLost({ running: "r2", state: "ready" });
   forget();
   expect(await turn.wait()).toMatchObject(GONE);
+});
+
+test("a turn that was sent again when its first events had passed is followed from how it stands", async () => {
+  const running = { request_id: "r1", lane: "", state: "running", attempt: 1, text: "hel", thinking: "", tools: [], approvals: [] };
+  const gateway = gatewayOf([], {
+    "chat:start": () => STARTED,
+    "thread:subscribe": () => ({ ok: true, epoch: "e", offset: 5, snapshot: { messages: [], turn: running, parallel: [] } }),
+  });
+  const thread = open({ urls: ["http://one"] }).thread("tea");
+  await until(thread, ({ turn }) => turn !== null);
+  const items = itemsOf(await thread.send("hi", { client_message_id: "sent before" }));
+  gateway.tell("text_delta", { offset: 6, delta: "lo", round: 1 });
+  gateway.tell("chat_done", { offset: 7, full_response: "hello" });
+  expect(await items).toEqual(["snapshot", "text_delta", "chat_done"]);
+});
+
+test("a turn is followed from the event that took it, before its acknowledgement or behind it", async () => {
+  let acknowledged: (answer: Answer) => void = () => {};
+  const gateway = gatewayOf([], { "chat:start": () => new Promise<Answer>((resolve) => (acknowledged = resolve)) });
+  const thread = open({ urls: ["http://one"] }).thread("tea");
+  await until(thread, ({ exists }) => exists);
+  for (const [request_id, offset] of [["r1", 10], ["r2", 12]] as const) {
+    const accepted = (): void => gateway.tell("chat_accepted", { request_id, offset, message: "hi" });
+    const sent = thread.send("hi");
+    await vi.waitFor(() => expect(gateway.asked("chat:start")).toHaveLength(request_id === "r1" ? 1 : 2));
+    if (request_id === "r1") accepted();
+    acknowledged({ ...STARTED, request_id, offset });
+    const items = itemsOf(await sent);
+    if (request_id === "r2") accepted();
+    gateway.tell("chat_done", { request_id, offset: offset + 1, full_response: "hello" });
+    expect(await items).toEqual(["chat_accepted", "chat_done"]);
+  }
+});
+
+test("a thread that was given up is asked for again by whoever comes while it lingers", async () => {
+  let full = true;
+  const refusal = { ok: false, error: { code: "too_many_threads", message: "too many", retryable: false } };
+  const gateway = gatewayOf([], {
+    "thread:subscribe": () => (full ? refusal : { ok: true, epoch: "e", offset: 9, snapshot: { messages: [] } }),
+  });
+  const thread = open({ urls: ["http://one"] }).thread("tea");
+  await until(thread, ({ degraded }) => degraded === "refused");
+  full = false;
+  await until(thread, ({ exists }) => exists);
+  expect(gateway.asked("thread:subscribe")).toHaveLength(2);
+});
+
+test("a listener that throws is reported, and keeps nobody from hearing of it", async () => {
+  const reported: unknown[] = [];
+  vi.stubGlobal("reportError", (error: unknown) => reported.push(error));
+  const gateway = gatewayOf([]);
+  const thread = open({ urls: ["http://one"] }).thread("tea");
+  const broken = new Error("of the program");
+  const stop = thread.subscribe(() => {
+    throw broken;
+  });
+  await until(thread, ({ exists }) => exists);
+  gateway.tell("chat_accepted", { offset: 10, message: "hello" });
+  await until(thread, ({ messages }) => messages.length === 1);
+  stop();
+  expect(new Set(reported)).toEqual(new Set([broken]));
 });
