@@ -1,5 +1,5 @@
 import { useCallback, useLayoutEffect, useState } from "preact/hooks";
-import { useStatus } from "@threadline/client/react";
+import { useClient, useStatus } from "@threadline/client/react";
 import { Chat } from "./chat.js";
 import { Banner } from "./connection.js";
 import { Drafts } from "./drafts.js";
@@ -12,12 +12,13 @@ import type { Place } from "./place.js";
 import { Plugs } from "./plugs.js";
 import { SignIn } from "./signin.js";
 import { Sidebar } from "./sidebar.js";
-import { token } from "./configuration.js";
+import { samePerson, token } from "./configuration.js";
 import { useThreads } from "./threads.js";
 
 /** The whole page: threads at the side, and a conversation or the fleet. */
 export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
   const place = usePlace();
+  const client = useClient();
   const status = useStatus();
   const threads = useThreads();
   const [notice, tell] = useNotice();
@@ -42,9 +43,10 @@ export function App({ onLeave }: { readonly onLeave: (() => void) | null }) {
       <SignIn
         refused={status.error?.message ?? "The token was refused."}
         onToken={(given) => {
-          onLeave();
+          const stays = samePerson(token.get(), given);
           token.set(given);
-          location.reload();
+          if (stays) client.reconnect();
+          else location.reload(); // nothing of the one before is left for the next
         }}
       />
     );

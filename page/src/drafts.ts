@@ -1,8 +1,12 @@
 /** What is written in each thread and not sent yet: it stays while the person looks at something else. */
 import { useCallback, useEffect, useState } from "preact/hooks";
 
+const BETWEEN = "\n\n";
+
 export class Drafts {
   private readonly texts = new Map<string, string>();
+  /** What was given back, at the beginning of the text as long as nobody changes it. */
+  private readonly given = new Map<string, string>();
   private readonly listeners = new Set<() => void>();
 
   /** Return what is written in a thread. */
@@ -16,9 +20,15 @@ export class Drafts {
     for (const listener of [...this.listeners]) listener();
   }
 
-  /** Give back what was not sent after all, unless something else is written there by now. */
+  /** Give back what was not sent after all: behind what was given back before, in front of what is written by now. */
   giveBack(thread_id: string, text: string): void {
-    if (this.of(thread_id) === "") this.write(thread_id, text);
+    const written = this.of(thread_id);
+    const before = this.given.get(thread_id) ?? "";
+    const stands = before !== "" && (written === before || written.startsWith(before + BETWEEN));
+    const given = stands ? before + BETWEEN + text : text;
+    const rest = stands ? written.slice(before.length + BETWEEN.length) : written;
+    this.given.set(thread_id, given);
+    this.write(thread_id, rest === "" ? given : given + BETWEEN + rest);
   }
 
   subscribe(listener: () => void): () => void {

@@ -6,12 +6,18 @@ for the one before it, and before anything that the page does later (`drawn`).
 
 from __future__ import annotations
 
-import pytest
-from playwright.async_api import expect
+import base64
+import json
+from pathlib import Path
 
+import pytest
+from playwright.async_api import Browser, expect
+
+from gateway.auth import mint
 from tests.fleet.fleet import Fleet
 from tests.page.conftest import Tab
 
+SECRET = "a secret of this test alone, 32 bytes or more"
 LAST = ".message.assistant .markdown"
 STOP = "Stop the answer"
 HANDS = """
@@ -157,6 +163,24 @@ async def test_a_second_enter_deletes_no_thread(tab: Tab, fleet: Fleet) -> None:
     await expect(tab.page.locator(LAST)).to_have_text(["1, 2.", "1, 2, 3."])
 
 
+async def test_what_is_given_back_stands_before_what_was_written_meanwhile(tab: Tab, fleet: Fleet) -> None:
+    await opened(tab, fleet.urls[0])
+    for gateway in fleet.gateways:
+        await gateway.kill()
+    await expect(tab.page.get_by_text("No gateway can be reached")).to_be_visible()
+    await tab.say("the first one")
+    await tab.say("the second one")
+    written = tab.page.get_by_role("textbox", name="Message")
+    await written.fill("half a")
+    back = tab.page.get_by_role("button", name="Take back")
+    await back.first.click()
+    await expect(written).to_have_value("the first one\n\nhalf a")
+    await expect(back).to_have_count(1)
+    await back.click()
+    await expect(written).to_have_value("the first one\n\nthe second one\n\nhalf a")
+    await expect(back).to_have_count(0)
+
+
 async def test_try_now_leaves_no_gateway_that_was_reached_meanwhile(tab: Tab, fleet: Fleet) -> None:
     await opened(tab, fleet.urls[0])
     for gateway in fleet.gateways:
@@ -202,3 +226,41 @@ async def test_only_a_person_who_scrolls_back_is_not_taken_to_the_newest(tab: Ta
     await expect(newest).to_be_visible()
     await newest.click()
     await expect(newest).to_have_count(0)
+
+
+def ended(token: str) -> str:
+    """Return such a token as it was long ago: of the same person, and refused."""
+    head, body, proof = token.split(".")
+    claims = json.loads(base64.urlsafe_b64decode(body + "=="))
+    aged = base64.urlsafe_b64encode(json.dumps(claims | {"exp": 1, "iat": 0}).encode()).decode().rstrip("=")
+    return f"{head}.{aged}.{proof}"
+
+
+async def test_a_token_that_ends_while_somebody_writes_takes_nothing_away(browser: Browser, tmp_path: Path) -> None:
+    """Nor does the next person see what they wrote."""
+    async with (
+        Fleet(tmp_path, gateways=1, workers=1, settings={"jwt_secret": SECRET}) as fleet,
+        await browser.new_context() as context,
+    ):
+        tab = Tab(await context.new_page())
+        given = tab.page.get_by_label("Token")
+        written = tab.page.get_by_role("textbox", name="Message")
+        await tab.page.goto(fleet.urls[0])
+        await given.fill(mint(SECRET, "ada", 600))
+        await tab.page.keyboard.press("Enter")
+        await counted(tab)
+        for person, kept in (("ada", "half a"), ("bob", "")):
+            await written.fill("half a")
+            await tab.page.evaluate(
+                "(token) => sessionStorage.setItem('threadline.token', token)", ended(mint(SECRET, "ada", 600))
+            )
+            await fleet.gateways[0].kill()
+            await fleet.heal()
+            await expect(given).to_be_visible()
+            await given.fill(mint(SECRET, person, 600))
+            await tab.page.keyboard.press("Enter")
+            await expect(tab.page.locator(".where.connected")).to_be_attached()
+            await expect(written).to_have_value(kept)
+            await expect(tab.page.locator(LAST)).to_have_count(1 if kept else 0)
+        await tab.say("count to 3")
+        await expect(tab.page.locator(".notice")).to_contain_text("no longer there")  # the thread is Ada's
