@@ -147,7 +147,7 @@ export function reduce(state: ThreadState, item: Item | Local): ThreadState {
   let next = arrived.event === "snapshot" ? replaced(state, arrived) : advanced(state, arrived);
   const status = next.turn === null ? "idle" : (next.turn.state as ThreadState["status"]);
   if (status !== next.status) next = { ...next, status };
-  return next.outbox.length === 0 ? next : arrivedOf(next);
+  return next.outbox.length === 0 ? next : arrivedOf(next, keyIn(arrived));
 }
 
 function reduceLocal(state: ThreadState, item: Local): ThreadState {
@@ -184,11 +184,15 @@ function reduceLocal(state: ThreadState, item: Local): ThreadState {
   }
 }
 
-/** Drop from the outbox what the log has brought by now. */
-function arrivedOf(state: ThreadState): ThreadState {
+/** The idempotency key of the message that an item is the first event of. */
+const keyIn = (item: Item): string | undefined => ("client_message_id" in item ? item.client_message_id : undefined);
+
+/** Drop from the outbox what the log has brought by now: `key` names a message whose event may come before its answer. */
+function arrivedOf(state: ThreadState, key?: string): ThreadState {
   const { epoch, offset } = state;
   const left = state.outbox.filter(
-    ({ cursor }) => cursor === null || epoch === "" || (cursor.epoch === epoch && cursor.offset > offset),
+    ({ client_message_id, cursor }) =>
+      client_message_id !== key && (cursor === null || epoch === "" || (cursor.epoch === epoch && cursor.offset > offset)),
   );
   return left.length === state.outbox.length ? state : { ...state, outbox: left };
 }

@@ -119,6 +119,17 @@ test("a message of ours is on its way until the log has brought it", () => {
   expect(writer.apply({ event: "local:unsent", client_message_id: "k" }).outbox).toEqual([]);
 });
 
+test.each(["chat_accepted", "queue_item_queued"])("a message whose %s comes before its answer is not shown twice", (name) => {
+  const writer = new Writer();
+  for (const client_message_id of ["k", "another"]) {
+    writer.apply({ event: "local:sending", unsent: { client_message_id, message: "hi", created: 1, cursor: null } });
+  }
+  const event = { message: "hi", client_message_id: "k", item_id: "r1", lane: "followup", position: 1, preview: "hi" };
+  expect(writer.write(name, event).outbox.map((one) => one.client_message_id)).toEqual(["another"]);
+  const told = writer.apply({ event: "local:sent", client_message_id: "k", epoch: "e", offset: 1 });
+  expect(told.outbox.map((one) => one.client_message_id)).toEqual(["another"]);
+});
+
 test("a parallel turn that has ended stays until it is dismissed", () => {
   const writer = new Writer();
   writer.write("chat_accepted", { message: "aside", lane: "parallel" });
