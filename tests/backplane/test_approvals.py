@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from backplane.ids import thread_ref
 from backplane.recoverer import Recoverer
 from backplane.settings import Policy
 from backplane.turns import Batch, Claim, Ending, Start, Started
+from tests.support.waiting import wait_until
 
 REF = thread_ref("approvals")
 PENDING = Answer("pending", None, None)
@@ -60,6 +62,15 @@ async def age(backplane: Backplane, claim: Claim, **fields: int) -> None:
 async def overdue(backplane: Backplane, claim: Claim) -> None:
     await backplane.redis.hset(backplane.keys.thread(REF).approvals + claim.request_id, "q1:expires", 1)
     await age(backplane, claim, decide_by=1)
+
+
+async def looked_at_in(backplane: Backplane, claim: Claim) -> float:
+    """Return in how many seconds the recoverer looks at a turn."""
+    keys = backplane.keys.thread(REF)
+    due = await backplane.redis.zscore(keys.partition.due, keys.member(claim.request_id))
+    seconds, _ = await backplane.redis.time()
+    assert due is not None
+    return due / 1000 - seconds
 
 
 def approval_id(claim: Claim) -> str:
@@ -111,6 +122,7 @@ async def test_what_is_not_an_option_is_refused_and_decides_nothing(backplane: B
     claim = await parked(backplane)
     with pytest.raises(InvalidPayload, match="approved, denied"):
         await backplane.approvals.decide(REF, "ann", approval_id(claim), "maybe")
+    assert (await backplane.turns.lanes(REF, "ann"))[:2] == (claim.request_id, "waiting")
     assert (await backplane.approvals.decide(REF, "ann", approval_id(claim), "denied")).decided
 
 
@@ -148,6 +160,26 @@ async def test_a_turn_asks_a_bounded_number_of_questions(backplane: Backplane) -
     for number in range(2, MOST_OF_A_TURN + 1):
         await backplane.approvals.ask(claim, Question(f"q{number}", {"kind": "question"}))
     assert (await backplane.approvals.ask(claim, Question("more", {"kind": "question"})))[1].state == "too_many"
+
+
+@pytest.mark.parametrize("way", ["decided", "expired"])
+async def test_the_worker_that_asked_is_told_at_once_that_there_is_an_answer(backplane: Backplane, way: str) -> None:
+    heard: list[bytes] = []
+
+    class Ear:
+        def heard(self, message: bytes) -> None:
+            heard.append(message)
+
+        def missed(self) -> None: ...
+
+    await backplane.live.subscribe(backplane.keys.thread(REF).partition.control, Ear())
+    claim = await asking(backplane)
+    if way == "decided":
+        await backplane.approvals.decide(REF, "ann", approval_id(claim), "approved")
+    else:
+        await overdue(backplane, claim)
+        await backplane.turns.recover(backplane.keys.thread(REF).member(claim.request_id))
+    await wait_until(lambda: heard == [claim.request_id.encode()], "the turn is named")
 
 
 # --- waiting ---------------------------------------------------------------------------------------------
@@ -207,7 +239,7 @@ async def test_the_clock_of_the_deadline_stands_still_while_a_person_is_asked(
     await backplane.approvals.decide(REF, "ann", approval_id(claim), "approved")
     deadline = int(await backplane.redis.hget(key, "deadline") or 0)
     assert 50_000 < deadline - seconds * 1000 < 70_000
-    assert await backplane.redis.hget(key, "paused_at") is None
+    assert await backplane.redis.hmget(key, "paused_at", "decide_by") == [None, None]
     await age(backplane, claim, deadline=1)
     assert await backplane.turns.recover(place) == "turn_timeout"
 
@@ -217,6 +249,7 @@ async def test_a_second_question_does_not_count_the_wait_for_the_first(backplane
     claim = await asking(backplane)
     key = backplane.keys.thread(REF).turn(claim.request_id)
     asked_at = int(await backplane.redis.hget(key, "paused_at") or 0)
+    assert asked_at > 0
     await backplane.redis.hset(key, "paused_at", asked_at - 100_000)
     await backplane.approvals.ask(claim, Question("q2", {"kind": "question"}))
     for own in ("q1", "q2"):
@@ -254,12 +287,21 @@ async def test_an_owner_that_asks_behind_the_time_is_told_that_nobody_decided(ba
 
 
 async def test_the_recoverer_looks_when_the_first_question_expires(backplane: Backplane) -> None:
-    claim = await parked(backplane, Question("q1", {"kind": "question"}, expires=30.0))
-    keys = backplane.keys.thread(REF)
-    due = await backplane.redis.zscore(keys.partition.due, keys.member(claim.request_id))
-    seconds, _ = await backplane.redis.time()
-    assert due is not None
-    assert 25 < due / 1000 - seconds < 35
+    claim = await asking(backplane, Question("q1", {"kind": "question"}, expires=30.0))
+    await backplane.approvals.ask(claim, Question("q2", {"kind": "question"}, expires=50.0))
+    assert await backplane.approvals.park(claim) == "waiting"
+    assert 25 < await looked_at_in(backplane, claim) < 35
+
+
+@pytest.mark.parametrize(("expires", "again"), [(30.0, 30), (86_400.0, 60)])
+async def test_the_recoverer_looks_again_and_again_at_a_turn_that_waits(
+    backplane: Backplane, expires: float, again: int
+) -> None:
+    """What the turn will need is renewed so, until its question expires."""
+    claim = await parked(backplane, Question("q1", {"kind": "question"}, expires=expires))
+    await age(backplane, claim)
+    assert await backplane.turns.recover(backplane.keys.thread(REF).member(claim.request_id)) == "none"
+    assert again - 5 < await looked_at_in(backplane, claim) < again + 5
 
 
 async def test_a_waiting_turn_keeps_what_it_will_need(open_backplane: Any) -> None:
@@ -273,9 +315,12 @@ async def test_a_waiting_turn_keeps_what_it_will_need(open_backplane: Any) -> No
         keys = backplane.keys.thread(REF)
         for key in (keys.turns, keys.texts, keys.steps, keys.approvals):
             assert await backplane.redis.ttl(key + claim.request_id) > 86_400
-        await backplane.redis.expire(keys.log, 10)
+        for key in (keys.log, keys.turns + claim.request_id, keys.texts + claim.request_id):
+            await backplane.redis.expire(key, 10)
         await backplane.turns.recover(keys.member(claim.request_id))
         assert await backplane.redis.ttl(keys.log) > 50
+        for key in (keys.turns, keys.texts):
+            assert await backplane.redis.ttl(key + claim.request_id) > 86_400
 
 
 # --- the end ---------------------------------------------------------------------------------------------
@@ -296,8 +341,22 @@ async def test_the_end_of_a_turn_withdraws_what_it_asked(backplane: Backplane, w
     assert mine[-1].name in {"chat_done", "chat_error"}
     assert [e.fields["seq"] for e in mine] == list(range(len(mine)))
     assert mine[-2].fields["state"] == "withdrawn"
+    kept = await backplane.redis.ttl(backplane.keys.thread(REF).approvals + claim.request_id)
+    assert 0 < kept <= backplane.settings.turn_ttl
     late = await backplane.approvals.decide(REF, "ann", approval_id(claim), "approved")
     assert (late.decided, late.answer.state) == (False, "withdrawn")
+
+
+async def test_an_answer_that_comes_with_the_loss_of_the_worker_is_numbered_like_every_event(
+    backplane: Backplane,
+) -> None:
+    claim = await asking(backplane, policy="fail")
+    await overdue(backplane, claim)
+    await age(backplane, claim, lease_until=1)
+    assert await backplane.turns.recover(backplane.keys.thread(REF).member(claim.request_id)) == "worker_lost"
+    mine = await events(backplane)
+    assert [e.name for e in mine][-2:] == ["approval_decided", "chat_error"]
+    assert [e.fields["seq"] for e in mine] == list(range(len(mine)))
 
 
 async def test_a_turn_that_is_parked_after_a_cancel_ends(backplane: Backplane) -> None:
@@ -316,15 +375,20 @@ async def test_a_waiting_turn_is_the_running_one_for_a_second_message(backplane:
     assert [steer.message for steer in (await backplane.turns.steers(again, 0))[1]] == ["go"]
 
 
-async def test_who_comes_later_sees_what_is_asked_in_the_snapshot(backplane: Backplane) -> None:
+@pytest.mark.parametrize("decided", [False, True])
+async def test_who_comes_later_sees_what_is_asked_and_decided_in_the_snapshot(
+    backplane: Backplane, decided: bool
+) -> None:
     """From durable state: also when the log has expired."""
     claim = await parked(backplane)
+    if decided:
+        await backplane.approvals.decide(REF, "ann", approval_id(claim), "denied")
     await backplane.redis.delete(backplane.keys.thread(REF).log)
     turn = (await backplane.sessions.snapshot(REF, subject="ann")).turn
     assert turn is not None
     (shown,) = turn.approvals
     assert shown.pop("expires_at") > 0
-    assert shown == {
-        "approval_id": approval_id(claim), "state": "pending", "decision": None, "by": None,
-        "kind": "approval", "tool_name": "rm", "args": {},
+    stands = {"state": "decided", "decision": "denied", "by": "ann"} if decided else asdict(PENDING)
+    assert shown == stands | {
+        "approval_id": approval_id(claim), "kind": "approval", "tool_name": "rm", "args": {},
     }  # fmt: skip

@@ -42,6 +42,21 @@ async def test_a_page_has_a_size_and_the_next_one_follows_on(backplane: Backplan
     assert [e.offset for e in first.events + rest.events] == list(range(1, 11))
 
 
+async def test_a_page_is_bounded_by_its_bytes_too(backplane: Backplane) -> None:
+    """Outputs of tools are large: a thousand of them would hold up the store, and fill a node."""
+    claim = await running(backplane)
+    await backplane.turns.append(claim, Batch(1, [("tool_result", body({"output": "x" * 200_000}))] * 5))
+    assert [e.offset for e in (await backplane.log.read(REF, after=2)).events] == [3, 4, 5]
+    assert [e.offset for e in (await backplane.log.read(REF, after=5)).events] == [6, 7]
+
+
+async def test_a_page_names_every_turn_that_runs(backplane: Backplane) -> None:
+    claim = await running(backplane)
+    beside = [await backplane.turns.start(REF, Start("b", "ann", "sid", queue_mode="parallel")) for _ in range(2)]
+    runs = {claim.request_id, *(started.request_id for started in beside)}
+    assert (await backplane.log.read(REF)).active == runs
+
+
 async def test_a_reader_that_has_everything_gets_nothing(backplane: Backplane) -> None:
     await running(backplane)
     page = await backplane.log.read(REF, after=2)

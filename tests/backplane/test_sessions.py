@@ -9,6 +9,7 @@ import pytest
 
 from backplane import sessions
 from backplane.connection import Backplane
+from backplane.errors import NotFound
 from backplane.events import body
 from backplane.ids import ThreadRef, thread_ref
 from backplane.sessions import SessionCache
@@ -145,6 +146,25 @@ async def test_a_snapshot_has_the_last_outputs_of_tools_and_says_which_it_left_o
     assert tools[-3]["output"] == tricky
     left_out = len(json.dumps(tricky)) - 2
     assert {tool["output"] for tool in tools[:-3]} == {f"[cut: {left_out} bytes left out]"}
+
+
+async def test_a_snapshot_shows_every_turn_that_runs_and_what_each_of_them_thought(backplane: Backplane) -> None:
+    thoughts = iter("012")
+    for mode in ("interrupt", "parallel", "parallel"):
+        started = await backplane.turns.start(REF, Start("go", "ann", "sid", queue_mode=mode))
+        claim = await backplane.turns.claim(backplane.keys.thread(REF).member(started.request_id), "w")
+        assert claim is not None
+        await backplane.turns.append(claim, Batch(1, [("thinking_delta", body({"delta": next(thoughts), "round": 1}))]))
+    snapshot = await backplane.sessions.snapshot(REF, subject="ann")
+    assert snapshot.turn is not None
+    assert [turn.thinking for turn in (snapshot.turn, *snapshot.parallel)] == ["0", "1", "2"]
+
+
+async def test_a_snapshot_of_anothers_thread_is_like_one_of_none(backplane: Backplane) -> None:
+    await one_turn(backplane, "q", "a")
+    for ref, subject in ((REF, "bob"), (thread_ref("nowhere"), "ann")):
+        with pytest.raises(NotFound):
+            await backplane.sessions.snapshot(ref, subject=subject)
 
 
 async def test_a_snapshot_of_an_idle_thread_has_no_turn(backplane: Backplane) -> None:

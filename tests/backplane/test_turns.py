@@ -66,6 +66,12 @@ async def lapse(backplane: Backplane, request_id: str) -> None:
     await backplane.redis.zadd(backplane.keys.thread(REF).partition.due, {member(backplane, request_id): 1})
 
 
+async def clock(backplane: Backplane) -> int:
+    """Return what Redis' clock says, in milliseconds."""
+    seconds, micros = await backplane.redis.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 async def recovered(backplane: Backplane, place: str) -> str:
     """Look at a turn until something is done for it."""
     what = "none"
@@ -405,6 +411,60 @@ async def test_a_turn_that_lost_two_workers_is_held_back_for_longer_and_longer(b
     assert waits == [0, 1, 2, 4]
 
 
+async def test_a_turn_that_lost_many_workers_is_held_back_for_a_minute_at_most(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask())
+    await claimed(backplane, started)
+    await lapse(backplane, started.request_id)
+    key = backplane.keys.thread(REF).turn(started.request_id)
+    await backplane.redis.hset(key, mapping={"max_attempts": 99, "lost": 20})
+    assert await backplane.turns.recover(member(backplane, started.request_id)) == "taken_over"
+    assert int(await backplane.redis.hget(key, "ready_at") or 0) <= await clock(backplane) + 60_000
+
+
+@pytest.mark.parametrize(
+    ("ready", "held_back", "deadline", "what", "again"),
+    [
+        (30, 1, 600, "none", 30),
+        (30, 1, 20, "none", 20),
+        (-30, 1, 600, "rung", 2),
+        (-30, 0, 600, "rung", 30),
+        (-30, 0, 20, "rung", 20),
+        (-3600, 0, 600, "rung", 60),
+    ],
+)
+async def test_a_ready_turn_is_rung_for_when_its_time_has_come_and_then_ever_more_rarely(
+    backplane: Backplane, ready: int, held_back: int, deadline: int, what: str, again: int
+) -> None:
+    """One that waits for a slot is not lost. Seconds from now on; none is looked at behind its deadline."""
+    started = await backplane.turns.start(REF, ask())
+    key, place = backplane.keys.thread(REF), member(backplane, started.request_id)
+    now = await clock(backplane)
+    await backplane.redis.hset(
+        key.turn(started.request_id),
+        mapping={"ready_at": now + ready * 1000, "held_back": held_back, "deadline": now + deadline * 1000},
+    )
+    await backplane.redis.zadd(key.partition.due, {place: 1})
+    assert await backplane.turns.recover(place) == what
+    due = await backplane.redis.zscore(key.partition.due, place)
+    assert due is not None
+    # the pause of a turn that waits is as long as it has waited
+    late = await clock(backplane) - now
+    assert now + again * 1000 <= due <= now + again * 1000 + 2 * late
+    assert (
+        await backplane.redis.hget(key.turn(started.request_id), "held_back") == str(held_back * (ready > 0)).encode()
+    )
+
+
+async def test_a_turn_that_became_ready_just_now_is_not_rung_for_again_yet(backplane: Backplane) -> None:
+    started = await backplane.turns.start(REF, ask())
+    key, place = backplane.keys.thread(REF), member(backplane, started.request_id)
+    await backplane.redis.zadd(key.partition.due, {place: 1})
+    what = await backplane.turns.recover(place)
+    due = await backplane.redis.zscore(key.partition.due, place)
+    until = int(await backplane.redis.hget(key.turn(started.request_id), "ready_at") or 0) + 2000
+    assert (what, due) == ("none", until) or await clock(backplane) >= until
+
+
 async def test_a_turn_that_may_not_be_tried_again_ends_with_its_first_worker(backplane: Backplane) -> None:
     started = await backplane.turns.start(REF, ask(policy="fail"))
     follow = await backplane.turns.start(REF, ask("next", queue_mode="followup"))
@@ -520,17 +580,20 @@ async def test_a_worker_that_ignores_a_cancel_does_not_hold_the_thread(open_back
 
 async def test_a_cancel_is_looked_at_when_its_grace_is_over_however_long_the_lease_is(open_backplane: Any) -> None:
     """And however often its owner beats, or is asked to stop again."""
-    async with open_backplane(lease=3600.0, cancel_grace=5.0) as backplane:
+    async with open_backplane(lease=3600.0, cancel_grace=60.0) as backplane:
         claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
         place, due = [member(backplane, claim.request_id)], backplane.keys.thread(REF).partition.due
         first = await backplane.turns.cancel(REF, "ann")
-        assert await backplane.redis.zmscore(due, place) == [(first.requested or 0) + 5000]
+        assert await backplane.redis.zmscore(due, place) == [(first.requested or 0) + 60_000]
         assert await backplane.turns.heartbeat([claim]) == ["cancelled"]
         assert (await backplane.turns.cancel(REF, "ann")).requested == first.requested
-        assert await backplane.redis.zmscore(due, place) == [(first.requested or 0) + 5000]
+        assert await backplane.redis.zmscore(due, place) == [(first.requested or 0) + 60_000]
+        await backplane.redis.zadd(due, {place[0]: 1})
+        assert await backplane.turns.recover(place[0]) == "none"
+        assert await backplane.redis.zmscore(due, place) == [(first.requested or 0) + 60_000]
 
 
-@pytest.mark.parametrize("way", ["cancel", "interrupt"])
+@pytest.mark.parametrize("way", ["cancel", "interrupt", "taken_over"])
 async def test_the_workers_are_told_at_once_that_a_turn_is_to_stop(backplane: Backplane, way: str) -> None:
     heard: list[bytes] = []
 
@@ -544,8 +607,11 @@ async def test_the_workers_are_told_at_once_that_a_turn_is_to_stop(backplane: Ba
     claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
     if way == "cancel":
         await backplane.turns.cancel(REF, "ann")
-    else:
+    elif way == "interrupt":
         await backplane.turns.start(REF, ask("other", queue_mode="interrupt"))
+    else:
+        await lapse(backplane, claim.request_id)
+        assert await backplane.turns.recover(member(backplane, claim.request_id)) == way
     await wait_until(lambda: heard == [claim.request_id.encode()], "the turn is named")
 
 
@@ -1090,3 +1156,15 @@ async def test_a_recovered_turn_of_a_running_worker_is_left_alone(backplane: Bac
     await claimed(backplane, started)
     assert await backplane.turns.recover(member(backplane, started.request_id)) == "none"
     assert await backplane.turns.recover(member(backplane, new_id())) == "none"
+
+
+async def test_a_turn_that_has_ended_is_not_begun_again_by_whoever_looks_at_it_late(backplane: Backplane) -> None:
+    claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
+    await backplane.turns.finish(claim, Batch(1, []), done("a"))
+    place, partition = member(backplane, claim.request_id), backplane.keys.thread(REF).partition
+    await lapse(backplane, claim.request_id)
+    await backplane.redis.zadd(partition.ready, {place: 1})
+    assert await backplane.turns.recover(place) == "none"
+    assert (await names(backplane))[-1] == "chat_done"
+    assert await backplane.redis.zmscore(partition.due, [place]) == [None]
+    assert await backplane.redis.zmscore(partition.ready, [place]) == [None]
