@@ -303,7 +303,7 @@ async def test_every_key_is_documented_as_it_is_found_in_redis(open_backplane: A
     del seen.fields["members"]  # likewise named by its processes
     # an approval's fields are named by its id, those of every other hash are on the page
     assert {name.partition(":")[2] for name in seen.fields.pop("approvals") - {"order"}} == {
-        "state", "fields", "options", "expires", "decision", "by", "at", "call",
+        "state", "fields", "options", "expires", "decision", "by", "call",
     }  # fmt: skip
     seen.fields["line"] = {name.replace(f":{DEFAULT_TENANT}", ":TENANT") for name in seen.fields["line"]}
     nodes = {name for name in seen.fields["watchers"] if name.startswith("node:")}

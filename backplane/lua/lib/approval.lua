@@ -3,7 +3,7 @@
 --   ID:fields    the inside of a JSON object: kind, and what is asked
 --   ID:options   the JSON list of what may be decided, '' for any text
 --   ID:expires   when it expires (ms)
---   ID:decision  and ID:by, as JSON, null unless decided; ID:at when (ms); ID:call the call that decided
+--   ID:decision  and ID:by, as JSON, null unless decided; ID:call the call that decided
 -- While something is pending, the clock of the turn's deadline stands still: `paused_at` says since when.
 local function asked_of(request)
   local ids = {}
@@ -44,8 +44,7 @@ end
 
 -- A question is answered, or will never be. `decision` and `by` are JSON.
 local function settle_approval(request, id, state, decision, by)
-  redis.call('HSET', APPROVALS .. request, id .. ':state', state, id .. ':decision', decision, id .. ':by', by,
-    id .. ':at', NOW)
+  redis.call('HSET', APPROVALS .. request, id .. ':state', state, id .. ':decision', decision, id .. ':by', by)
   local v = redis.call('HMGET', TURNS .. request, 'seq', 'envelope', 'kept_seq')
   emit(request, tonumber(v[1]), v[2], {{'approval_decided', '"approval_id":"' .. request .. '.' .. id
     .. '","state":"' .. state .. '","decision":' .. decision .. ',"by":' .. by}})
