@@ -1,4 +1,4 @@
-"""The `threadline` command: every verb, its options, and what its exit code means."""
+"""The `threadline` command line: every command, its options, and what its exit code means."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typer.core import TyperGroup
 
 from backplane.errors import Internal, Misconfigured, ThreadlineError
 from cli import gateway_url, stdio
-from cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from cli.exits import Exit
 from cli.screen import printable
 
 if TYPE_CHECKING:
     from backplane.settings import Settings
 
 
-class Verbs(TyperGroup):
-    """The verbs; a fault of the user or of the deployment ends in one plain line, never in a traceback."""
+class Commands(TyperGroup):
+    """The commands; a fault of the user or of the deployment ends in one plain line, never in a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb.
+        """Run the command.
 
         Raises:
             typer.Exit: with 2 for usage and configuration, 1 for anything else that went wrong.
@@ -34,12 +34,12 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except Misconfigured as error:
             _complain(error)
-            raise typer.Exit(EXIT_USAGE) from None
+            raise typer.Exit(Exit.USAGE) from None
         except _expected() as error:
             _complain(error)
-            raise typer.Exit(EXIT_FAILED) from None
+            raise typer.Exit(Exit.FAILED) from None
         except KeyboardInterrupt:
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            raise typer.Exit(Exit.INTERRUPTED) from None
 
 
 def _expected() -> tuple[type[Exception], ...]:
@@ -49,7 +49,7 @@ def _expected() -> tuple[type[Exception], ...]:
 
 
 app = typer.Typer(
-    cls=Verbs,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Conversations between people and AI agents that survive whatever breaks.\n\n"
@@ -383,7 +383,7 @@ def doctor(url: Urls = None, redis_url: RedisUrl = None, as_json: Json = False) 
 
     configure(settings)  # to standard error: on the other one, machines read the report
     if not report(asyncio.run(examine(with_local_store(settings))), sys.stdout, as_json=as_json):
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(Exit.FAILED)
 
 
 def main() -> None:
@@ -395,7 +395,7 @@ def main() -> None:
         if threading.active_count() > 1:  # Python waits for it, and it may be in a call that never ends
             from cli.process import LAST, leave_within
 
-            leave_within(LAST, ended.code if isinstance(ended.code, int) else EXIT_FAILED)
+            leave_within(LAST, ended.code if isinstance(ended.code, int) else Exit.FAILED)
         raise
 
 

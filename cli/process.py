@@ -12,7 +12,7 @@ from contextlib import suppress
 import structlog
 import typer
 
-from cli.exits import EXIT_FAILED, EXIT_INTERRUPTED
+from cli.exits import Exit
 from cli.tasks import tell_when_asked
 
 LAST = 5.0
@@ -39,19 +39,19 @@ def run_until_stopped(start: Callable[[asyncio.Event], Awaitable[None]]) -> None
         def ask() -> None:
             if stop.is_set() and task is not None:
                 task.cancel()
-                leaving.append(leave_within(LAST, EXIT_INTERRUPTED, loop))
+                leaving.append(leave_within(LAST, Exit.INTERRUPTED, loop))
             stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(NotImplementedError):  # Windows: KeyboardInterrupt ends the process there
                 loop.add_signal_handler(number, ask)
         tell_when_asked()
-        code, failed = EXIT_FAILED, None
+        code, failed = Exit.FAILED, None
         try:
             await start(stop)
-            code = 0
+            code = Exit.DONE
         except asyncio.CancelledError:
-            code = EXIT_INTERRUPTED
+            code = Exit.INTERRUPTED
             raise
         except Exception as error:
             failed = error
@@ -63,7 +63,7 @@ def run_until_stopped(start: Callable[[asyncio.Event], Awaitable[None]]) -> None
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run())
     except asyncio.CancelledError:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(Exit.INTERRUPTED) from None
     finally:
         for timer in leaving:
             timer.cancel()

@@ -6,26 +6,15 @@ import asyncio
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from enum import IntEnum
 from typing import Any, TextIO
 
+from cli.exits import Exit
 from cli.screen import printable
 from threadline_client import Cursor, Event, EventStream, Outcome, Snapshot, Thread, Turn, connect
 
 _THREADS = 100
 """Threads that a gateway gives in one page."""
 _ENVELOPE = frozenset({"event", "client_id", "thread_id", "request_id", "epoch", "offset", "seq", "ts"})
-
-
-class Exit(IntEnum):
-    """What an exit code means, in every command for scripts."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    CANCELLED = 3
-    TIMED_OUT = 4
-    NOTHING_TO_CANCEL = 5
 
 
 def exit_of(error_type: str) -> Exit:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cli.scripting import Exit, Output, cancel, parse_after, send, tail
+from cli.exits import Exit
+from cli.scripting import Output, cancel, parse_after, send, tail
 from tests.clients.python.scripted_gateway import Deployment, ScriptedGateway, ScriptedThread, gateways
 from threadline_client import Cursor
 

@@ -12,7 +12,8 @@ from asyncio.subprocess import PIPE
 import pytest
 
 from cli import stdio
-from cli.scripting import Exit, Output
+from cli.exits import Exit
+from cli.scripting import Output
 from tests.clients.python.scripted_gateway import gateways
 
 

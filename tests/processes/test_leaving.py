@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.exits import EXIT_INTERRUPTED
+from cli.exits import Exit
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
 
@@ -45,4 +45,4 @@ async def test_a_second_signal_ends_a_worker_though_its_agent_goes_on(tmp_path: 
             worker.signal(signal.SIGTERM)
             await worker.says("draining")
             worker.signal(signal.SIGTERM)
-            assert await worker.ended() == EXIT_INTERRUPTED
+            assert await worker.ended() == Exit.INTERRUPTED

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.exits import EXIT_INTERRUPTED
+from cli.exits import Exit
 from tests.fleet.conversation import Conversation
 from tests.fleet.fleet import Fleet
 
@@ -97,5 +97,5 @@ async def test_a_second_signal_ends_a_gateway_though_a_stream_is_open(tmp_path: 
                 gateway.signal(signal.SIGTERM)
                 await gateway.says("draining")
                 gateway.signal(signal.SIGTERM)
-                assert await gateway.ended() == EXIT_INTERRUPTED
+                assert await gateway.ended() == Exit.INTERRUPTED
             assert thread.watchers[0].terminal(turn) is None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backplane.ids import new_id
-from cli.exits import EXIT_INTERRUPTED
+from cli.exits import Exit
 from scripts.faultsuite import worker_cases
 from scripts.faultsuite.case import AN_APPEND
 from tests.fleet.conditions import eventually
@@ -131,7 +131,7 @@ async def test_a_second_signal_ends_a_worker_whose_batch_the_store_does_not_answ
 
         await eventually(drains, "the worker to drain")
         worker.signal(signal.SIGTERM)
-        assert await worker.ended() == EXIT_INTERRUPTED
+        assert await worker.ended() == Exit.INTERRUPTED
         await fleet.attempt(thread.thread_id, turn, 2)
         await thread.cancel(turn)
         assert (await thread.ended(turn))["error_type"] == "cancelled"

@@ -12,6 +12,7 @@ import pytest
 
 from backplane.settings import Settings
 from cli import scripting
+from cli.exits import Exit
 from tests.gateway.conftest import serving, working
 from tests.support.waiting import wait_until
 from threadline_client import Event, NotFound, Refused, Snapshot, ThreadState, connect
@@ -129,7 +130,7 @@ async def test_the_commands_print_what_they_did(settings: Make) -> None:
         await scripting.threads(urls, None, paper := Paper(as_json=True), most=1)
         assert json.loads(paper.out.getvalue())["thread_id"] == "b"
         for note in ("deleted a\n", "no thread a\n"):
-            assert await scripting.delete(urls, None, "a", paper := Paper()) is scripting.Exit.DONE
+            assert await scripting.delete(urls, None, "a", paper := Paper()) is Exit.DONE
             assert paper.notes.getvalue() == note
         await wait_until(lambda: len(node.gateway.rooms) == 0, "nobody watches")
 
