@@ -18,10 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 from backplane.errors import Misconfigured, ThreadlineError, Unavailable
+from backplane.members import IDLE_INTERVAL
 from cli.screen import printable
 
 INTERVAL = 1.0
 """Seconds between two looks."""
+_SILENT = IDLE_INTERVAL + 2 * INTERVAL
+"""Seconds without a word from a member that are shown: it reports seldom while nobody looks, and was not looked at
+until now."""
 _TURNS = 12
 """Turns that are listed."""
 _BAR = 24
@@ -107,7 +111,7 @@ def _gateways(members: Iterable[Seen]) -> Table:
 
 
 def _state(member: Seen) -> Text:
-    if member["silent"] > 2 * INTERVAL + 5:
+    if member["silent"] > _SILENT:
         return Text(f"silent {member['silent']:.0f} s", "red")
     if member["kind"] == "gateway" and member["deaf"]:
         return Text("deaf", "bold red")
