@@ -18,15 +18,21 @@ _ANSWERS = frozenset({"turn_running", "queue_full"})
 async def call(connection: Connection, event: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the acknowledgement of a call, sent again over lost connections and when it may succeed later.
 
+    Args:
+        connection: whose gateway is asked.
+        event: the call, such as `chat:start`.
+        payload: its fields; one that is None is not sent.
+
     Raises:
         Refused: when the gateway said no.
         ClientError: when no connection follows.
     """
+    given = {name: value for name, value in payload.items() if value is not None}
     backoff = Backoff(at_once=False)
     while True:
         link = await connection.link()
         try:
-            answer = await link.call(event, payload)
+            answer = await link.call(event, given)
         except LinkLost:
             continue  # the connection spaces its attempts
         if answer.get("ok"):

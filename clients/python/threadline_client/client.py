@@ -50,9 +50,7 @@ class Client:
             limit: how many at most; the gateway has a limit of its own.
             before: the `next` of the page before.
         """
-        given = {"limit": limit, "before": before}
-        asked = {name: value for name, value in given.items() if value is not None}
-        return parse_page(await call(self._connection, "thread:list", asked))
+        return parse_page(await call(self._connection, "thread:list", {"limit": limit, "before": before}))
 
     def thread(self, thread_id: str) -> Thread:
         """Return a thread by its id: 1 to 128 letters, digits, or `. _ : -`."""

@@ -120,8 +120,7 @@ class Thread:
             "metadata": None if metadata is None else dict(metadata),
             **trace_fields(traceparent, tracestate),
         }
-        given = {name: value for name, value in payload.items() if value is not None}
-        answer = await self._call("chat:start", given)
+        answer = await self._call("chat:start", payload)
         turn = Turn(self, key, answer)
         self._connection.thread_exists(self.id, turn.cursor.epoch)
         return turn
@@ -189,8 +188,7 @@ class Thread:
             "metadata": None if metadata is None else dict(metadata),
             **trace_fields(traceparent, tracestate),
         }
-        given = {name: value for name, value in payload.items() if value is not None}
-        return Turn(self, key, await self._call("thread:edit", given))
+        return Turn(self, key, await self._call("thread:edit", payload))
 
     async def _number_of(self, request_id: str) -> int:
         """Return the number of the message that began a turn; the history knows it, however far back."""
@@ -225,8 +223,8 @@ class Thread:
 
     async def cancel(self, request_id: str | None = None) -> CancelResult:
         """Cancel a turn, or without `request_id` the one that runs. Any gateway will do."""
-        payload = {"thread_id": self.id, **trace_fields()} | ({} if request_id is None else {"request_id": request_id})
-        answer = await self._call("chat:cancel", payload)
+        asked = {"thread_id": self.id, "request_id": request_id, **trace_fields()}
+        answer = await self._call("chat:cancel", asked)
         told = answer.get("request_id")
         return CancelResult(
             cancelled=bool(answer.get("cancelled")),
@@ -286,11 +284,8 @@ class Thread:
         Raises:
             NotFound: when the thread does not exist.
         """
-        payload: dict[str, Any] = {"thread_id": self.id}
-        payload |= {} if limit is None else {"limit": limit}
-        payload |= {} if before is None else {"before": before}
-        payload |= {} if branch is None else {"branch": branch}
-        messages = (await self._call("thread:history", payload)).get("messages")
+        asked = {"thread_id": self.id, "limit": limit, "before": before, "branch": branch}
+        messages = (await self._call("thread:history", asked)).get("messages")
         return [dict(message) for message in messages] if isinstance(messages, list) else []
 
     def events(self, after: Cursor | None = None, *, history: int | None = None) -> EventStream:
