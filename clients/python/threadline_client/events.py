@@ -117,7 +117,8 @@ class Snapshot:
     messages: tuple[Mapping[str, Any], ...] = ()
     """The last messages, oldest first: `{id, role, content, ts, request_id, interrupted?, steer?, context?}`."""
     turn: Mapping[str, Any] | None = None
-    """The primary turn that runs, `{request_id, lane, state, attempt, text, thinking, tools, approvals}`, or None."""
+    """The primary turn that runs, or None:
+    `{request_id, lane, state, attempt, text, thinking, tools, approvals, position?}`."""
     parallel: tuple[Mapping[str, Any], ...] = ()
     """The turns that run beside it."""
 

@@ -57,7 +57,9 @@ class QueueStatus:
     """What runs, and what waits in which lane."""
 
     running: str | None
+    """The `request_id` of the primary turn; None when nothing runs."""
     state: str
+    """`ready`, `running`, `waiting`, or `idle`."""
     lanes: Mapping[str, list[dict[str, Any]]]
     """`{followup: [{item_id, preview, created, position}, …], steer: …, collect: …, parallel: …}`."""
 
@@ -104,6 +106,7 @@ class Thread:
             tracestate: belongs to `traceparent`.
 
         Raises:
+            NotFound: when the thread is another's.
             Refused: with the gateway's code, such as `turn_running`, `queue_full` or `too_large`.
         """
         key = client_message_id or secrets.token_urlsafe(15)
@@ -222,7 +225,11 @@ class Thread:
         return parse_watched(await self._call("thread:presence", {"thread_id": self.id}))
 
     async def cancel(self, request_id: str | None = None) -> CancelResult:
-        """Cancel a turn, or without `request_id` the one that runs. Any gateway will do."""
+        """Cancel a turn, or without `request_id` the one that runs, with all that waits. Any gateway will do.
+
+        Raises:
+            NotFound: when the thread does not exist.
+        """
         asked = {"thread_id": self.id, "request_id": request_id, **trace_fields()}
         answer = await self._call("chat:cancel", asked)
         told = answer.get("request_id")
@@ -255,12 +262,20 @@ class Thread:
         )
 
     async def queue_status(self) -> QueueStatus:
-        """Return what runs, and what waits in which lane."""
+        """Return what runs, and what waits in which lane.
+
+        Raises:
+            NotFound: when the thread does not exist.
+        """
         answer = await self._call("queue:status", {"thread_id": self.id})
         return QueueStatus(answer.get("running"), str(answer.get("state", "")), dict(answer.get("lanes") or {}))
 
     async def queue_clear(self) -> list[str]:
-        """Take everything that waits out of the lanes; return the ids."""
+        """Take everything that waits out of the lanes; return the ids.
+
+        Raises:
+            NotFound: when the thread does not exist.
+        """
         return list((await self._call("queue:clear", {"thread_id": self.id})).get("removed") or [])
 
     async def queue_remove(self, item_id: str) -> None:
@@ -272,9 +287,12 @@ class Thread:
         await self._call("queue:remove", {"thread_id": self.id, "item_id": item_id})
 
     async def history(
-        self, *, limit: int | None = None, before: str | int | None = None, branch: str | None = None
+        self, *, limit: int | None = None, before: int | None = None, branch: str | None = None
     ) -> list[dict[str, Any]]:
-        """Return the last messages, oldest first: `{id, role, content, ts, request_id, interrupted?}`.
+        """Return the last messages, oldest first.
+
+        Each is `{id, role, content, ts, request_id, interrupted?, steer?, context?}`.
+        A page of long messages may have fewer than `limit`: ask again with `before` for what stands before the first.
 
         Args:
             limit: how many at most; the gateway has a limit of its own.
