@@ -8,14 +8,13 @@ request, up to the part that a proxy of ours appended. So the header is read fro
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import MutableMapping
-from typing import Any
+
+from starlette.types import Scope
 
 from backplane.errors import Misconfigured
 from backplane.settings import Settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Scope = MutableMapping[str, Any]
 
 ADDRESS = "threadline.address"
 """The key of an ASGI scope under which the client's address stands, as text; empty when it is not known."""

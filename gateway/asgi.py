@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from starlette.types import Message, Receive, Send
+
 from gateway.frames import NORMAL_CLOSURE
-from gateway.websocket import Message, Receive, Send, Session
+from gateway.websocket import Session
 
 
 class AsgiWebSocket:

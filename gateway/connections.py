@@ -19,12 +19,13 @@ from typing import Any, Protocol
 import structlog
 from engineio import packet as wire  # type: ignore[import-untyped] # the library has no types
 from engineio.exceptions import EngineIOError  # type: ignore[import-untyped] # likewise
+from starlette.types import Receive
 
 from gateway import frames
 from gateway.frames import Breach
 from gateway.limits import Bucket
 from gateway.outbox import Outbox
-from gateway.websocket import CLOSE_GRACE, Receive, WebSocket
+from gateway.websocket import CLOSE_GRACE, WebSocket
 
 UPGRADE_DEADLINE = 10.0
 """Seconds from the opening of the second transport to the end of the upgrade, as in the JavaScript server."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
 
 import structlog
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backplane.errors import RateLimited
 from backplane.keys import Keys
@@ -24,12 +24,6 @@ from gateway.audit import HERE, Where
 from gateway.engine import opens_session
 from gateway.metrics import Metrics
 from gateway.websocket import refuse_handshake
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _QUIET = 10.0
 """Seconds between two lines of the log about refusals; a flood must not fill it."""
@@ -49,7 +43,7 @@ class Door:
     """
 
     def __init__(
-        self, app: App, settings: Settings, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._app = app
         self._addresses = Addresses(settings)

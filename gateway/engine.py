@@ -17,6 +17,7 @@ import engineio  # type: ignore[import-untyped] # the library has no types
 import structlog
 from engineio import packet as wire
 from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from backplane.settings import Settings
 from gateway import frames
@@ -25,7 +26,7 @@ from gateway.asgi import AsgiWebSocket
 from gateway.connections import Connection, OverlappingPolls, weight
 from gateway.frames import Breach
 from gateway.limits import Bucket
-from gateway.websocket import WEBSOCKET, HttpProtocol, Receive, Scope, Send, WebSocketProtocol, refuse_handshake
+from gateway.websocket import WEBSOCKET, HttpProtocol, WebSocketProtocol, refuse_handshake
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _COMPRESSED_FROM = 1024

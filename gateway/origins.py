@@ -12,23 +12,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import Any
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import structlog
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backplane.errors import Misconfigured
 from backplane.settings import Settings
 from gateway import page
 from gateway.auth import is_loopback, is_open
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from gateway.frames import POLICY_VIOLATION
 
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 _AUTHORITY = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
@@ -49,13 +45,13 @@ class OriginGuard:
         Misconfigured: for an origin that is not one, and for `*` where others than this machine can connect.
     """
 
-    def __init__(self, app: App, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._allowed = frozenset(_checked(settings)) | frozenset(_pages(settings))
         self._any = "*" in self._allowed
         self._host = settings.host.strip("[]").lower()
         self._open = is_open(settings)
         self._app = app
-        self._cors_app: App = CORSMiddleware(
+        self._cors_app: ASGIApp = CORSMiddleware(
             app,
             allow_origins=sorted(self._allowed),
             allow_methods=_METHODS,
@@ -159,6 +155,6 @@ def _values(scope: Scope, name: bytes) -> list[str]:
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, reason: str, text: str) -> None:
     _log.info("request_refused", reason=reason)
     if scope["type"] == "websocket":  # before it is accepted, this is an answer 403
-        await send({"type": "websocket.close", "code": 1008})
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION})
     else:
         await PlainTextResponse(f"{text}, got another\n", status)(scope, receive, send)

@@ -18,11 +18,12 @@ import hashlib
 import http
 import logging
 import urllib.parse
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import httptools
 import structlog
+from starlette.types import Message, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -31,11 +32,6 @@ from websockets.protocol import Protocol as Frames
 from websockets.protocol import Side, State
 
 from gateway.frames import NORMAL_CLOSURE, POLICY_VIOLATION
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 WEBSOCKET = "threadline.websocket"
 """The key of an ASGI scope under which the web server leaves its `WebSocketProtocol`."""
