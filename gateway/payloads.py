@@ -8,7 +8,7 @@ does name must fit exactly: a number in quotes is not a number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,8 @@ from backplane.errors import InvalidPayload, TooLarge, UnknownEvent
 from backplane.ids import thread_ref
 from backplane.settings import Policy, Settings
 from backplane.threads import MAX_TITLE
+from backplane.turns import QueueMode
+from gateway.auth import MAX_TOKEN
 
 MAX_MESSAGES = 200
 """Messages of history in one answer; who asks for more gets this many and may ask again."""
@@ -34,9 +36,6 @@ MAX_THREADS = 100
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32
 MAX_DECISION = 4000
-MAX_TOKEN = 16 * 1024
-
-QueueMode = Literal["interrupt", "reject", "followup", "steer", "collect", "parallel"]
 
 
 def _printable(text: str) -> str:
@@ -339,7 +338,7 @@ VERBS: Mapping[str, type[Payload]] = {
         AuthRefresh,
     )
 }
-"""Every verb, and the model of what it carries (design: section 5 of the protocol)."""
+"""Every verb, and the model of what it carries (docs/protocol.md, "Calls")."""
 
 AnyPayload = TypeVar("AnyPayload", bound=Payload)
 

@@ -12,6 +12,7 @@ from backplane.errors import InvalidPayload, InvalidThreadId, ThreadlineError, T
 from backplane.settings import Settings
 from backplane.threads import MAX_TITLE
 from gateway import payloads
+from gateway.auth import MAX_TOKEN
 
 SETTINGS = Settings(max_message_bytes=1000)
 NEEDED: dict[str, dict[str, Any]] = {
@@ -310,7 +311,7 @@ def test_a_cancel_may_name_its_turn() -> None:
 
 
 def test_a_token_has_a_limit() -> None:
-    assert refusal("auth:refresh", {"token": "a" * (payloads.MAX_TOKEN + 1)}).details["field"] == "token"
+    assert refusal("auth:refresh", {"token": "a" * (MAX_TOKEN + 1)}).details["field"] == "token"
 
 
 ANYTHING = st.recursive(
