@@ -292,6 +292,8 @@ class Connection:
         if self.closing:
             return
         self.closing = True
+        if self._inbox is not None:
+            self._inbox.clear()  # nothing of it is acted on, and it would wait for its share for a minute
         self.stop_heartbeat()
         try:
             told = reason or self.server.reason.SERVER_DISCONNECT

@@ -290,6 +290,31 @@ async def test_more_than_a_share_of_frames_is_read_as_slowly_as_the_share_says(
     assert now[0] - 100.0 == pytest.approx((200 * connections.weight(frame) - 50) / 100, abs=connections.AT_ONCE / 100)
 
 
+async def test_what_a_client_sent_before_it_left_is_forgotten_with_it(
+    echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for its share of what nobody acts on: else it would keep its line after its connection has gone."""
+    rests: list[float] = []
+    yielded = asyncio.sleep
+
+    async def pass_time(seconds: float) -> None:
+        rests.append(seconds)
+        await yielded(0)
+
+    echo.engine.reader = lambda connection, data: None
+    echo.engine.pace = lambda: Bucket(100, 50, lambda: 0.0)
+    session, flood = Connection(echo.engine, "flood"), Still()
+    for _ in range(1000):
+        session.frame_received(flood, "4x")  # type: ignore[arg-type] # it is enough of one
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "sleep", pass_time)
+        await yielded(0)
+        await session.close()
+        while flood.paused:
+            await yielded(0)
+    assert len(rests) == 1
+
+
 async def test_a_post_beyond_the_share_is_answered_when_it_is_paid_back(
     echo: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
