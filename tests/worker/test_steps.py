@@ -12,12 +12,12 @@ from backplane.connection import Backplane
 from backplane.events import Event
 from backplane.ids import thread_ref
 from backplane.turns import Start, Started
+from tests.support.lapsing import SOON, lapse
 from tests.support.waiting import wait_until
 from tests.support.working import working
 from worker.turn import Agent, AgentError, AgentEvent, Thinking, Turn, Unlinked
 
 REF = thread_ref("steps")
-QUICK = {"lease": 0.1, "recover_interval": 0.02, "slots": 1}
 
 
 @pytest.fixture
@@ -74,13 +74,14 @@ async def twice(open_backplane: Any, agent: Callable[[Turn, Awaitable[Any]], Asy
         return lambda turn: agent(turn, dead())
 
     async with (
-        open_backplane(**QUICK, heartbeat=3600.0, node_id="one") as one,
-        open_backplane(**QUICK, heartbeat=0.02, node_id="two") as two,
+        open_backplane(**SOON, lease=7200.0, heartbeat=3600.0, slots=1, node_id="one") as one,
+        open_backplane(**SOON, node_id="two") as two,
         working(one, at(1)) as first,
     ):
         first._canceller.heard = lambda message: None  # type: ignore[method-assign]  # as a stopped process
-        await start(one, policy=policy)
+        started = await start(one, policy=policy)
         await reached.wait()
+        await lapse(one, REF, started.request_id)
         async with working(two, at(2)):
             last = await ended(two)
             first._canceller.missed()
