@@ -27,12 +27,19 @@ class EventStream:
     `async with thread.events() as events: async for item in events: …`
     """
 
-    def __init__(self, connection: Connection, thread_id: str, after: Cursor | None, history: int | None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        thread_id: str,
+        after: Cursor | None,
+        history: int | None,
+        first: Cursor | None = None,
+    ) -> None:
         self.thread_id = thread_id
         self.cursor = after
         """The place in the log behind the last item that was read from this stream."""
         self._connection = connection
-        self._tracker = Tracker(thread_id, after, history)
+        self._tracker = Tracker(thread_id, after, history, first)
         self._items: deque[Item] = deque()
         self._behind = False
         self._arrival = asyncio.Event()

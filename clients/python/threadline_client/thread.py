@@ -318,6 +318,11 @@ class Thread:
         """
         return EventStream(self._connection, self.id, after, history)
 
+    def _events_from(self, first: Cursor) -> EventStream:
+        """Return the stream that begins with an event, or with a `Snapshot` where the log does not have it any more."""
+        before = Cursor(first.epoch, max(0, first.offset - 1))
+        return EventStream(self._connection, self.id, before, None, first)
+
     async def _call(self, event: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
         return await call(self._connection, event, payload)
 
@@ -362,8 +367,7 @@ class Turn:
     async def _followed(self) -> AsyncGenerator[tuple[Event | Snapshot, Outcome | None], None]:
         """Yield what happens to this turn; with the last item, how it ended."""
         text, begun, outcome = "", self.state != "queued", None
-        before = Cursor(self.cursor.epoch, max(0, self.cursor.offset - 1))
-        async with self.thread.events(before) as events:
+        async with self.thread._events_from(self.cursor) as events:
             async for item in events:
                 if isinstance(item, Snapshot):
                     told = self._told_in(item)

@@ -35,13 +35,24 @@ class Standing(Enum):
 
 
 class Tracker:
-    """The cursor of one stream, and what each frame means for it."""
+    """The cursor of one stream, and what each frame means for it.
 
-    def __init__(self, thread_id: str, after: Cursor | None = None, history: int | None = None) -> None:
+    Args:
+        thread_id: the thread.
+        after: where to go on.
+        history: messages that a snapshot brings; the gateway's default if None.
+        first: the event behind `after`, where it is known that there was one.
+    """
+
+    def __init__(
+        self, thread_id: str, after: Cursor | None = None, history: int | None = None, first: Cursor | None = None
+    ) -> None:
         self.thread_id = thread_id
         self.cursor = after
         self.standing = Standing.STALE
         self._history = history
+        self._first = first
+        """What is still to be met. A failover may have lost it, and the log still reaches to the place before it."""
         self._told_absent = False
         self._asked_from: Cursor | None = None
         self._beyond: Cursor | None = None
@@ -109,6 +120,8 @@ class Tracker:
         if event.first_offset != cursor.offset + 1:
             return self._leave(event)
         self.cursor = event.cursor
+        if event.cursor == self._first:
+            self._first = None
         return [event]
 
     def answer(self, answer: Mapping[str, Any]) -> list[Item]:
@@ -127,7 +140,7 @@ class Tracker:
         self.standing = Standing.LIVE
         items: list[Item] = []
         if told.recovered is not True:
-            self.cursor = told.cursor
+            self.cursor, self._first = told.cursor, None
             items.append(told)
         self._check(told)
         return items
@@ -141,6 +154,8 @@ class Tracker:
             self.standing = Standing.STALE
         elif self._asked_from is not None and told.recovered and self._asked_from.offset > top.offset:
             # Not to be confused with live events that overtook the answer: those came after the question.
+            self.cursor, self.standing = None, Standing.STALE
+        elif self._first is not None:
             self.cursor, self.standing = None, Standing.STALE
         elif beyond is not None and (beyond.epoch != cursor.epoch or beyond.offset > cursor.offset):
             self.standing = Standing.STALE

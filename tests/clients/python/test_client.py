@@ -624,6 +624,21 @@ async def test_a_turn_is_followed_from_the_event_that_took_it(pair: Pair) -> Non
         )
 
 
+async def test_a_turn_that_a_failover_lost_is_not_waited_for(pair: Pair) -> None:
+    """Its message was the last that was written, and the log ends just before it: nothing of it will ever come."""
+    deployment, one, _ = pair
+    thread = deployment.thread("tea")
+    deployment.append("tea", "r0", "chat_done", full_response="before")
+    async with connect(one.url) as client, asyncio.timeout(10):
+        turn = await client.thread("tea").send("hi")
+        thread.log.pop()
+        thread.top -= 1
+        one.cut()
+        await client.thread("tea").history()  # over the next connection
+        outcome = await turn.wait()
+    assert (outcome.ok, outcome.error_type) == (False, "unknown")
+
+
 async def test_a_storm_of_reconnects_changes_no_word(pair: Pair) -> None:
     deployment, one, two = pair
     deployment.thread("tea")

@@ -84,6 +84,32 @@ def test_a_log_that_went_back_is_noticed() -> None:
     assert (tracker.standing, tracker.cursor) == (Standing.STALE, None)
 
 
+@pytest.mark.parametrize("others", [[], [event(5, epoch="f")], [event(7, first=5, epoch="f")]], ids=len)
+def test_a_log_without_the_event_that_it_is_to_begin_with_went_back(others: list[Event]) -> None:
+    """It reaches to the place before, and what came there since is of another epoch."""
+    tracker = Tracker("t", Cursor("e", 4), first=Cursor("e", 5))
+    tracker.ask()
+    for other in others:
+        tracker.event(other)
+    top = others[-1].cursor if others else Cursor("e", 4)
+    assert tracker.answer(answer(top.offset, True, epoch=top.epoch)) == []
+    assert (tracker.standing, tracker.cursor) == (Standing.STALE, None)
+    tracker.ask()
+    assert isinstance(tracker.answer(answer(top.offset, epoch=top.epoch))[0], Snapshot)
+    assert tracker.standing is Standing.LIVE
+
+
+def test_the_event_that_it_is_to_begin_with_is_met_once() -> None:
+    tracker = Tracker("t", Cursor("e", 4), first=Cursor("e", 5))
+    tracker.event(event(5))
+    tracker.ask()
+    tracker.answer(answer(5, True))
+    tracker.lost()
+    tracker.ask()
+    tracker.answer(answer(5, True))
+    assert (tracker.standing, tracker.cursor) == (Standing.LIVE, Cursor("e", 5))
+
+
 def test_another_epoch_with_a_lower_offset_is_no_log_that_went_back() -> None:
     tracker = Tracker("t", Cursor("e", 50))
     tracker.ask()
