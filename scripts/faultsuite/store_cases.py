@@ -83,6 +83,7 @@ def _cutting(cut: Callable[[Fleet], Awaitable[int]], times: int) -> Run:
             begun = now()
             for number in range(1, times + 1):
                 await talk.words(turn, 80 * number)
+                await fleet.listens()
                 assert await cut(fleet), "there were no connections to cut"
             await talk.ended(turn, PATIENCE)
             silence = max(watcher.silence(begun) for watcher in talk.watchers)

@@ -326,6 +326,14 @@ class Fleet:
         (self.folder / "store" / "store").mkdir()
         await self.store.restart()
 
+    async def listens(self) -> None:
+        """Wait until every member listens to channels: whose connection was cut does so again a moment later."""
+
+        async def look() -> bool:
+            return len(await self.redis.client_list(_type="pubsub")) >= len(self.members)
+
+        await eventually(look, "every member to listen")
+
     async def cut_everything(self) -> int:
         """Have the store close every connection but ours; return how many there were."""
         killed = await self.cut_live()
