@@ -61,6 +61,7 @@ class Conversation:
         self._watching = watching
         self._pinned = pinned
         self._token = token
+        self._gate = fleet.folder / f"{thread_id}.go-on"
         self._losses_told = False
         self._trimmed: list[Entry] = []
         self._stack = contextlib.AsyncExitStack()
@@ -93,13 +94,24 @@ class Conversation:
         self.watchers.append(watcher)
         return await self._stack.enter_async_context(watcher)
 
-    async def say(self, text: str, *, node: int = 0, pace: float | None = PACE, **payload: Any) -> str:
-        """Start a turn by way of a node (or the next that lives), and return its request id."""
-        metadata = None if pace is None else {"delay_ms": pace}
+    async def say(
+        self, text: str, *, node: int = 0, pace: float | None = PACE, held_at: int | None = None, **payload: Any
+    ) -> str:
+        """Start a turn by way of a node (or the next that lives), and return its request id.
+
+        Behind `held_at` words its first attempt waits for `let_go`, if the agent is that of tests/processes/holding.py.
+        """
+        metadata: dict[str, Any] = {} if pace is None else {"delay_ms": pace}
+        if held_at is not None:
+            metadata |= {"held_at": held_at, "until": str(self._gate)}
         async with asyncio.timeout(self._patience), connect(self._order(node), self._token, within=None) as client:
-            turn = await client.thread(self.thread_id).send(text, metadata=metadata, **payload)
+            turn = await client.thread(self.thread_id).send(text, metadata=metadata or None, **payload)
         await self._note(text, turn)
         return turn.request_id
+
+    def let_go(self) -> None:
+        """Let the turns go on that are held in the middle of their answers."""
+        self._gate.touch()
 
     async def cancel(self, request_id: str | None = None, *, node: int = 0) -> Fields:
         """Cancel by way of one node, and return its answer."""

@@ -18,7 +18,8 @@ collect_ignore_glob = ["test_*.py"] if sys.platform == "win32" else []  # no SIG
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared_fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
     """Return two gateways and two workers, each with a proxy before a real store with its append-only file."""
-    async with Fleet(tmp_path_factory.mktemp("fleet"), proxied=True) as fleet:
+    settings = {"agent": "tests.processes.holding:agent"}
+    async with Fleet(tmp_path_factory.mktemp("fleet"), settings=settings, proxied=True) as fleet:
         yield fleet
 
 

@@ -55,11 +55,12 @@ async def test_a_client_that_comes_back_after_the_end_is_sent_what_it_missed(fle
 
 async def test_clients_of_a_killed_gateway_go_on_at_another(fleet: Fleet, talk: Begin) -> None:
     async with talk() as thread:
-        turn = await thread.say("say 120 words")
+        turn = await thread.say("say 60 words", held_at=30)
         await thread.words(turn, 20)
         await fleet.gateways[0].kill()
         await thread.watchers[0].arrived(2)
         assert thread.watchers[0].terminal(turn) is None, "the client was to come back while the turn runs"
+        thread.let_go()
         assert (await thread.ended(turn))["event"] == "chat_done"
         assert thread.watchers[0].arrivals == fleet.urls
 

@@ -21,7 +21,7 @@ from tests.support.spans import CALLER, CALLER_ID, TRACE_ID
 
 pytestmark = pytest.mark.processes
 
-WORDS = "say 150 words"
+WORDS = "say 60 words"
 SOON, NEVER = "50", "600000"
 """Milliseconds after which spans are sent: while a process lives, or at its end alone."""
 
@@ -33,10 +33,13 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
+SETTINGS = {"traces": "otlp", "log_format": "json", "agent": "tests.processes.holding:agent"}
+
+
 @asynccontextmanager
 async def traced(folder: Path, url: str, delay: str, size: int = 2) -> AsyncIterator[Fleet]:
     """Run a fleet whose members send their spans to a URL."""
-    fleet = Fleet(folder, gateways=size, workers=size, settings={"traces": "otlp", "log_format": "json"})
+    fleet = Fleet(folder, gateways=size, workers=size, settings=SETTINGS)
     for member in fleet.members:
         member.environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": delay}
     async with fleet:
@@ -57,7 +60,7 @@ async def test_a_turn_that_is_taken_over_after_a_kill_is_one_trace_from_its_clie
     collector: Collector, tmp_path: Path
 ) -> None:
     async with traced(tmp_path, collector.url, SOON) as fleet, Conversation(fleet, f"t-{new_id()}") as talk:
-        turn = await talk.say(WORDS, traceparent=CALLER)
+        turn = await talk.say(WORDS, held_at=40, traceparent=CALLER)
         await talk.words(turn, 20)
         lost = await fleet.owner(talk.thread_id, turn)
         lost_id = lost.node_id
