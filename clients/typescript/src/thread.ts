@@ -364,8 +364,11 @@ export class Thread {
   private fail(error: ThreadlineError): void {
     this.failure = error;
     for (const reader of [...this.readers]) reader.fail(error);
-    for (const turn of this.turns) turn.fail(error);
-    this.turns.clear();
+    for (const turn of [...this.turns]) {
+      this.turns.delete(turn);
+      turn.fail(error);
+      this.releases.get(turn)?.();
+    }
   }
 
   private apply(item: Item | Local): void {

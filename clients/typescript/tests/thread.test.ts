@@ -262,3 +262,20 @@ test("a listener that throws is reported, and keeps nobody from hearing of it", 
   stop();
   expect(new Set(reported)).toEqual(new Set([broken]));
 });
+
+test("a turn of a thread that was given up keeps it from nobody who comes later", async () => {
+  let full = false;
+  const refusal = { ok: false, error: { code: "too_many_threads", message: "too many", retryable: false } };
+  const gateway = gatewayOf([], {
+    "chat:start": () => ({ ...STARTED, offset: 10 }),
+    "thread:subscribe": () => (full ? refusal : { ok: true, epoch: "e", offset: 9, snapshot: { messages: [] } }),
+  });
+  const thread = open({ urls: ["http://one"] }).thread("tea");
+  const turn = await thread.send("hi");
+  full = true;
+  gateway.die();
+  await expect(turn.wait()).rejects.toMatchObject({ code: "too_many_threads" });
+  expect((thread as unknown as { holds: number }).holds).toBe(0);
+  full = false;
+  await until(thread, ({ degraded }) => degraded === undefined); // so whoever comes next has it asked for again
+});
