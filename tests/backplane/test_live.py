@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ from backplane.connection import Backplane
 from backplane.errors import Unavailable
 from backplane.settings import Settings
 from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+async def backplane(open_backplane: Any) -> AsyncIterator[Backplane]:
+    """Return a backplane whose canary sings once: where it is heard late, a connection is made anew, and counted."""
+    async with open_backplane(canary_interval=3600.0) as opened:
+        yield opened
 
 
 class Ear:
@@ -92,7 +100,7 @@ async def test_connections_that_are_closed_at_once_leave_nothing_behind(
         host, port = closer.sockets[0].getsockname()
         path._server = Server(host, port)
         backplane.live.reconnect()
-        await wait_until(lambda: closed_at_once == 4, "it tries again and again")
+        await wait_until(lambda: closed_at_once >= 4, "it tries again and again")
         assert len(path._waiters[b"some-channel"]) <= 1
         assert ear.misses == 0
         path._server = real
@@ -100,13 +108,16 @@ async def test_connections_that_are_closed_at_once_leave_nothing_behind(
     assert not path._waiters
 
 
-async def test_five_lost_connections_in_a_row_are_survived(backplane: Backplane) -> None:
+async def test_five_lost_connections_in_a_row_are_survived(open_backplane: Any) -> None:
+    """Also when one of them takes the song of the canary along, which makes it connect once more."""
     ear = Ear()
-    await backplane.live.subscribe("c", ear)
-    for round_number in range(5):
-        backplane.live.reconnect()
-        await wait_until(lambda n=round_number: ear.misses == n + 1, "told")
-    await wait_until(lambda: not backplane.live.deaf, "the canary is heard again")
+    async with open_backplane() as backplane:
+        await backplane.live.subscribe("c", ear)
+        for _ in range(5):
+            told = ear.misses
+            backplane.live.reconnect()
+            await wait_until(lambda told=told: ear.misses > told, "told")
+        await wait_until(lambda: not backplane.live.deaf, "the canary is heard again")
 
 
 async def test_a_listener_that_fails_does_not_deafen_the_others(backplane: Backplane) -> None:
@@ -142,27 +153,43 @@ async def test_without_a_live_path_a_backplane_does_not_open() -> None:
             pass
 
 
-async def test_the_canary_keeps_still_where_there_is_traffic_and_sings_where_there_is_none(open_backplane: Any) -> None:
+async def test_the_canary_keeps_still_where_there_is_traffic_and_sings_where_there_is_none(
+    backplane: Backplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What others publish shows that the path works; with it a busy node is spared the canary."""
-    async with open_backplane(canary_interval=0.3) as backplane:
-        (path,) = backplane.live._paths.values()
-        await backplane.live.subscribe("c", Ear())
-        await wait_until(lambda: not backplane.live.deaf, "hears")
-        sung = path._sung
-        for _ in range(3):
-            await publish(backplane, "c", b"x")
-            await wait_until(lambda: path._heard, "heard")
-            await wait_until(lambda: not path._heard, "the look at what was heard")
-        assert path._sung == sung
-        await wait_until(lambda: path._sung > sung, "it is quiet: the canary sings")
-        assert not backplane.live.deaf
+    (path,) = backplane.live._paths.values()
+    rests, rested = 0, asyncio.Semaphore(0)
+
+    async def rest() -> None:
+        nonlocal rests
+        rests += 1
+        await rested.acquire()
+
+    async def has_looked() -> None:
+        before = rests
+        rested.release()
+        await wait_until(lambda: rests > before, "the look at what was heard")
+
+    monkeypatch.setattr(path, "_rest", rest)
+    path._fell_silent.set()  # it wakes from its long rest
+    await wait_until(lambda: rests == 1, "it rests when the test says so")
+    await backplane.live.subscribe("c", Ear())
+    sung = path._sung
+    for _ in range(3):
+        await publish(backplane, "c", b"x")
+        await wait_until(lambda: path._heard, "heard")
+        await has_looked()
+    assert path._sung == sung
+    await has_looked()
+    assert path._sung == sung + 1, "it is quiet: the canary sings"
+    assert not backplane.live.deaf
 
 
 async def test_a_relaxed_canary_pauses_for_longer_while_it_is_heard_alone(settings: Any) -> None:
     """Whoever is told by other means too must not make each shard's work grow with the number of such processes."""
-    async with Backplane.open(settings(canary_interval=0.2), relaxed=True) as backplane:
+    async with Backplane.open(settings(canary_interval=60.0), relaxed=True) as backplane:
         (path,) = backplane.live._paths.values()
-        assert path._pause == pytest.approx(2.0)
+        assert path._pause == pytest.approx(600.0)
         await wait_until(lambda: not path.deaf, "the first canary is heard")
         sung = path._sung
         backplane.live.reconnect()
@@ -175,7 +202,7 @@ async def test_a_relaxed_canary_wakes_when_the_connection_is_lost(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backplane.live.RELAXED", 1_000_000)
-    async with Backplane.open(settings(canary_interval=0.05), relaxed=True) as backplane:
+    async with Backplane.open(settings(canary_interval=60.0), relaxed=True) as backplane:
         (path,) = backplane.live._paths.values()
         await wait_until(lambda: not path.deaf, "the first canary is heard")
         backplane.live.reconnect()
@@ -199,4 +226,4 @@ async def test_a_relaxed_canary_that_is_not_heard_does_not_wait_for_its_long_pau
     monkeypatch.setattr(Backplane, "_publish", failing_at_first)
     async with Backplane.open(settings(canary_interval=0.05), relaxed=True) as backplane:
         assert not backplane.live.deaf
-    assert len(songs) == 2
+    assert len(songs) >= 2, "on a slow machine it may be heard too late"

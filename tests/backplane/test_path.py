@@ -110,9 +110,9 @@ def owner() -> Owner:
 
 @asynccontextmanager
 async def listening(
-    primary: Primary, owner: Owner, *, pause: float = 0.01, interval: float = 0.5, login: str = ""
+    primary: Primary, owner: Owner, *, pause: float = 3600.0, interval: float = 3600.0, login: str = ""
 ) -> AsyncIterator[LivePath]:
-    """Open a path that hears its canary."""
+    """Open a path that hears its canary; unless it is told to, none sings again, and none is too late to be heard."""
     settings = Settings(canary_interval=interval)
     path = LivePath(owner, primary.at, CANARY, settings, primary.publish, pause)
     path.open(parse(f"redis://{login}{primary.at.host}:{primary.at.port}/0"))
@@ -211,7 +211,7 @@ async def test_a_channel_that_the_primary_takes_away_is_looked_for_anew(
     primary: Primary, owner: Owner, name: bytes
 ) -> None:
     """Its slot is elsewhere now; the wish to leave it that a lost connection took along hides nothing."""
-    async with listening(primary, owner, pause=3600.0) as path:
+    async with listening(primary, owner) as path:
         await path.add(b"c")
         primary.confirms = False
         path.drop(b"c")
@@ -234,7 +234,7 @@ async def test_a_command_that_belongs_elsewhere_makes_it_look_for_the_primaries(
 
 
 async def test_a_command_that_is_refused_is_the_trouble_and_ends_no_connection(primary: Primary, owner: Owner) -> None:
-    async with listening(primary, owner, pause=3600.0) as path:
+    async with listening(primary, owner) as path:
         primary.say(b"-NOPERM no permissions to access a channel\r\n")
         await wait_until(lambda: path.trouble.startswith("NOPERM"), "it is noted")
         assert (primary.connections, owner.losses) == (1, 0)
@@ -287,7 +287,7 @@ async def test_a_path_that_falls_silent_without_an_error_is_deaf_and_connects_ag
     primary: Primary, owner: Owner
 ) -> None:
     """A half-open connection, a balancer that lost its server: only what is not heard shows it."""
-    async with listening(primary, owner, interval=0.05) as path:
+    async with listening(primary, owner, interval=0.05, pause=0.01) as path:
         primary.sings = False
         await wait_until(lambda: path.deaf, "it is deaf")
         await wait_until(lambda: primary.connections > 1, "it connects again")
@@ -301,11 +301,12 @@ async def test_a_song_that_cannot_be_sent_makes_it_deaf_and_says_why(
     async def away(channel: str, message: bytes) -> None:
         raise Unavailable("Redis is away")
 
-    async with listening(primary, owner, interval=0.01) as path:
-        monkeypatch.setattr(path, "_publish", away)
-        await wait_until(lambda: path.deaf, "it is deaf")
-        assert path.trouble == "Redis is away"
-        monkeypatch.setattr(path, "_publish", primary.publish)
+    async with listening(primary, owner, pause=0.01) as path:
+        with monkeypatch.context() as patched:
+            patched.setattr(path, "_publish", away)
+            patched.setattr(path, "_settings", Settings(canary_interval=0.01))  # how soon it tries again
+            await wait_until(lambda: path.deaf, "it is deaf")
+            assert path.trouble == "Redis is away"
         await wait_until(lambda: not path.deaf, "it hears")
         assert path.trouble == ""
     assert primary.connections == 1, "the live connection is not what failed"
@@ -315,14 +316,14 @@ async def test_a_song_that_hangs_makes_it_deaf(primary: Primary, owner: Owner, m
     async def hanging(channel: str, message: bytes) -> None:
         await asyncio.Event().wait()
 
-    async with listening(primary, owner, interval=0.05) as path:
+    async with listening(primary, owner, interval=0.05, pause=0.01) as path:
         monkeypatch.setattr(path, "_publish", hanging)
         await wait_until(lambda: path.deaf, "it is deaf")
 
 
 async def test_a_canary_that_was_woken_by_a_lost_connection_rests_again(primary: Primary, owner: Owner) -> None:
     """Mutant: from then on it sings without a pause, and takes what its shard has."""
-    async with listening(primary, owner, pause=3600.0) as path:
+    async with listening(primary, owner) as path:
         path.reconnect()
         await wait_until(lambda: path.deaf, "the connection is lost")
         await wait_until(lambda: not path.deaf, "it hears again")
