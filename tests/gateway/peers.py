@@ -15,6 +15,8 @@ from gateway.settler import Settler
 
 ANN, BOB = Identity("ann", "default", None), Identity("bob", "default", None)
 STRANGER = Identity("ann", "elsewhere", None)
+NEVER_BEFORE = 10**14
+"""Unix milliseconds: a time that no test lives to see, so that none has passed since then."""
 
 
 class Clock:
@@ -46,9 +48,19 @@ class Peer:
     callers: Callers
     settler: Settler
     metrics: Metrics
+    backplane: Backplane
 
     def calls(self, who: Identity, times: int) -> int:
         return calls(lambda: self.callers.take(who), times)
+
+    async def settle(self) -> None:
+        """Tell and hear. The store's clock stands still: else calls came back there while the test ran."""
+        redis = self.backplane.redis
+        async for key in redis.scan_iter(match=f"{self.backplane.keys.prefix}:calls:*"):
+            told: Any = await redis.get(key)
+            left = told.partition(b" ")[0].decode()
+            await redis.set(key, f"{left} {NEVER_BEFORE}", keepttl=True)
+        await self.settler.settle()
 
     def limited(self, whose: str) -> float:
         return self.metrics.registry.get_sample_value("threadline_rate_limited_total", {"whose": whose}) or 0
@@ -58,4 +70,4 @@ def peer(backplane: Backplane, clock: Clock | None = None, **settings: Any) -> P
     given = backplane.settings.model_copy(update={"user_calls_per_second": 0.0} | settings)
     metrics = Metrics()
     callers = Callers(given, metrics, clock or Clock())
-    return Peer(callers, Settler(backplane.allowances, [callers.users, callers.tenants]), metrics)
+    return Peer(callers, Settler(backplane.allowances, [callers.users, callers.tenants]), metrics, backplane)

@@ -55,16 +55,16 @@ async def test_a_first_poll_is_a_new_connection_too(gateway_settings: Make) -> N
         path = "/socket.io/?EIO=4&transport=polling"
         answers = [(await http.get(path, headers=at("203.0.113.7"))).status_code for _ in range(30)]
         assert answers[:5] == [200] * 5
-        assert answers[-1] == 429
+        assert 429 in answers
 
 
 async def test_http_calls_of_one_address_are_limited_and_health_is_always_answered(gateway_settings: Make) -> None:
     async with serving(gateway_settings(**PROXIED, http_calls_per_second=1)) as node, web(node.url) as http:
         told = [await http.get("/v1/threads", headers=at("203.0.113.7")) for _ in range(30)]
         assert told[0].status_code == 200
-        assert told[-1].status_code == 429
-        assert told[-1].headers["retry-after"] == "1"
-        assert told[-1].json()["error"]["code"] == "rate_limited"
+        refused = next(answer for answer in told if answer.status_code == 429)
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["error"]["code"] == "rate_limited"
         assert (await http.get("/readyz", headers=at("203.0.113.7"))).status_code == 200
         assert (await http.get("/v1/threads", headers=at("203.0.113.8"))).status_code == 200
 

@@ -116,7 +116,7 @@ async def test_anothers_thread_looks_like_one_that_does_not_exist(gateway_settin
 
 
 async def test_these_calls_count_for_the_rate_of_their_socket(gateway_settings: Make, clients: Clients) -> None:
-    settings = gateway_settings(calls_per_second=1, calls_burst=3)
+    settings = gateway_settings(calls_per_second=0.001, calls_burst=3)
     async with serving(settings) as node:
         client = await clients.connect(node.url)
         for _ in range(3):

@@ -35,7 +35,7 @@ async def pair(open_backplane: Any) -> AsyncIterator[Callable[..., tuple[Peer, P
 async def settled(*peers: Peer) -> None:
     """Let each tell and hear, one after the other."""
     for each in peers:
-        await each.settler.settle()
+        await each.settle()
 
 
 class TestTwoNodes:
@@ -132,7 +132,7 @@ async def test_row_17_a_hundred_calls_over_two_nodes_and_many_sockets_are_limite
     gateway_settings: Make, clients: Clients
 ) -> None:
     """A hundred calls of one user, over six sockets and HTTP; another user at the same nodes notices nothing."""
-    made = {"jwt_secret": SECRET, "user_calls_per_second": 4}
+    made = {"jwt_secret": SECRET, "user_calls_per_second": 1}
     async with serving(gateway_settings(**made)) as one, serving(gateway_settings(**made)) as two:
         ann, bob = mint(SECRET, "ann", 60), mint(SECRET, "bob", 60)
         sockets = [await clients.connect(node.url, ann) for node in (one, two) for _ in range(3)]
@@ -147,11 +147,11 @@ async def test_row_17_a_hundred_calls_over_two_nodes_and_many_sockets_are_limite
         took = asyncio.get_running_loop().time() - began
         refused = [ack["error"] for ack in acks if ack["error"]["code"] == "rate_limited"]
         passed = len(acks) - len(refused) + sum(answer.status_code == 200 for answer in answers)
-        assert passed <= 4 * BURST + 4 * took + 6, "a burst, the rate, and what one interval lets pass too much"
+        assert passed <= BURST + took + 6, "a burst, the rate, and what one interval lets pass too much"
         assert all(error["retry_after_ms"] > 0 and error["retryable"] for error in refused)
-        last = answers[-1]
-        assert (last.status_code, last.json()["error"]["code"]) == (429, "rate_limited")
-        assert int(last.headers["retry-after"]) >= 1
+        late = next(answer for answer in answers if answer.status_code != 200)
+        assert (late.status_code, late.json()["error"]["code"]) == (429, "rate_limited")
+        assert int(late.headers["retry-after"]) >= 1
         assert (await other.call("queue:status", thread_id="t"))["error"]["code"] == "not_found"
         assert (await codes(two, bob, 1))[0].status_code == 200
         text = one.gateway.metrics.text().decode()

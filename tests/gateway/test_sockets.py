@@ -327,7 +327,7 @@ async def test_a_bad_call_gets_the_clear_error_and_changes_nothing(
 
 
 async def test_too_many_calls_are_answered_with_when_to_come_back(gateway_settings: Make, clients: Clients) -> None:
-    settings = gateway_settings(calls_per_second=1, calls_burst=5)
+    settings = gateway_settings(calls_per_second=0.001, calls_burst=5)
     async with serving(settings) as node:
         client = await clients.connect(node.url)
         acks = [await client.call("queue:status", thread_id="t") for _ in range(6)]
@@ -336,7 +336,7 @@ async def test_too_many_calls_are_answered_with_when_to_come_back(gateway_settin
 
 
 async def test_events_that_do_not_exist_are_counted_like_calls(gateway_settings: Make, clients: Clients) -> None:
-    async with serving(gateway_settings(calls_per_second=1, calls_burst=5)) as node:
+    async with serving(gateway_settings(calls_per_second=0.001, calls_burst=5)) as node:
         client = await clients.connect(node.url)
         acks = [await client.call("no:such", thread_id="t") for _ in range(6)]
         assert [ack["error"]["code"] for ack in acks] == ["unknown_event"] * 5 + ["rate_limited"]

@@ -106,10 +106,11 @@ async def test_no_metric_names_a_tenant_a_user_or_a_thread(made: Settings, clien
         acme, _ = [await talking(clients, node, tenant) for tenant in TENANTS]
         headers = {"Authorization": f"Bearer {mint(SECRET, 'ann', 60, 'acme')}"}
         async with httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False) as http:
+            codes = []
             for _ in range(9):
                 await acme.call("thread:history", thread_id="shared")
-                answer = await http.get("/v1/threads/shared")
-            assert answer.status_code == 429
+                codes.append((await http.get("/v1/threads/shared")).status_code)
+            assert 429 in codes
             await http.post("/v1/threads/acme-secret/no-such-route")
             text = (await http.get("/metrics")).text + worker.metrics.text().decode()
     assert 'threadline_rate_limited_total{whose="user"}' in text
