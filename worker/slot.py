@@ -16,7 +16,7 @@ import structlog
 
 from backplane.connection import Backplane
 from backplane.errors import Unavailable
-from backplane.events import CHAT_DONE, CHAT_ERROR, INFERENCE_HEARTBEAT, TEXT_DELTA, body
+from backplane.events import CHAT_DONE, CHAT_ERROR, INFERENCE_HEARTBEAT, TEXT_DELTA, body, dumps
 from backplane.sessions import Message as StoredMessage
 from backplane.sessions import SessionCache
 from backplane.turns import Claim, Ending, Finished, Verdict
@@ -63,6 +63,8 @@ class Slot:
         self._text = [claim.text]
         self._text_bytes = len(claim.text.encode())
         self._thinking_bytes = 0
+        self._streamed: set[str] = set()
+        """Calls whose arguments have come piece by piece, and are counted with that."""
         self._link = SlotLink(backplane, claim, self._say, self.told, self._wait_outside, self._outbox)
         self._spans = AgentSpans(backplane.traces, claim, self._settings.agent)
         self._usage: dict[str, Any] | None = None
@@ -302,8 +304,12 @@ class Slot:
         elif isinstance(event, Thinking | ToolArgs):
             if event.delta:
                 self._note_thinking(event.delta)
+                if isinstance(event, ToolArgs):
+                    self._streamed.add(event.tool_call_id)
                 self._outbox.put_delta(*_as_delta(event))
         else:
+            if isinstance(event, ToolCall):
+                self._note_call(event)
             self._outbox.put(*_as_event(event, self._settings.max_tool_output_bytes))
             self._spans.take(event)
 
@@ -326,6 +332,12 @@ class Slot:
         self._thinking_bytes += _size(delta)
         if self._thinking_bytes > self._settings.max_thinking_bytes:
             raise AgentError("The agent thought for too long and was stopped.", error_type="answer_too_large")
+
+    def _note_call(self, call: ToolCall) -> None:
+        if call.tool_call_id in self._streamed:
+            self._streamed.remove(call.tool_call_id)
+        else:
+            self._note_thinking(dumps(call.args))
 
 
 def _size(text: str) -> int:

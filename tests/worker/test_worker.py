@@ -301,7 +301,9 @@ async def test_an_agent_whose_words_are_not_json_fails_once_and_harms_nobody(bac
 
 
 @pytest.mark.parametrize(
-    "said", ["x" * 100, Thinking("é" * 50), ToolArgs("x" * 100, "c1")], ids=["text", "thinking", "args"]
+    "said",
+    ["x" * 100, Thinking("é" * 50), ToolArgs("x" * 100, "c1"), ToolCall("look", {"at": "x" * 90}, "c1")],
+    ids=["text", "thinking", "args", "calls"],
 )
 async def test_an_answer_that_grows_without_end_is_stopped(open_backplane: Any, said: str | AgentEvent) -> None:
     async def agent(turn: Turn) -> AsyncIterator[str | AgentEvent]:
@@ -311,6 +313,17 @@ async def test_an_answer_that_grows_without_end_is_stopped(open_backplane: Any, 
     async with open_backplane(max_answer_bytes=1000, max_thinking_bytes=1000) as backplane, working(backplane, agent):
         await start(backplane)
         assert (await ended(backplane)).fields["error_type"] == "answer_too_large"
+
+
+async def test_arguments_that_were_streamed_are_counted_once(open_backplane: Any) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
+        for number in range(3):
+            yield ToolArgs(f'{{"at":"{"x" * 200}"}}', f"c{number}")
+            yield ToolCall("look", {"at": "x" * 200}, f"c{number}")
+
+    async with open_backplane(max_thinking_bytes=1000) as backplane, working(backplane, agent):
+        await start(backplane)
+        assert (await ended(backplane)).name == "chat_done"
 
 
 async def test_a_lost_worker_is_replaced_and_clients_are_told_to_drop_the_partial_text(open_backplane: Any) -> None:
