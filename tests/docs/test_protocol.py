@@ -171,8 +171,11 @@ class Conversation:
         return found
 
 
-async def _talk(client: Any) -> None:
-    """Have a conversation in which turns are answered, fail, wait, are removed, cancelled and superseded."""
+async def _talk(client: Any) -> str:
+    """Have a conversation in which turns are answered, fail, wait, are removed, cancelled and superseded.
+
+    Returns the last one, which runs.
+    """
 
     async def start(message: str, **fields: Any) -> str:
         payload = {"thread_id": "talk", "message": message, "metadata": AT_ONCE, **fields}
@@ -203,11 +206,12 @@ async def _talk(client: Any) -> None:
     await _decide(client, await start("ask me", queue_mode="parallel", policy="resume"), "no")
     counts = await start("count to 100", metadata={"delay_ms": 1000})
     await client.seen("text_delta", counts)
-    await start("sleep 600")
+    last = await start("sleep 600")
     await client.seen("chat_error", counts)
     await client.call("thread:history", {"thread_id": "talk"})
     await client.call("queue:clear", {"thread_id": "talk"})
     await client.call("auth:refresh", {"token": "any"})
+    return last
 
 
 async def _decide(client: Any, request_id: str, decision: str) -> None:
@@ -232,15 +236,17 @@ async def conversation(product: Any) -> AsyncIterator[Conversation]:
     async with product(**QUICK) as running:
         stop = await running.worker()
         first, second = await running.client(), await running.client()
-        await _talk(first)
-        last = first.events[-1]["request_id"]
+        last = await _talk(first)
         await first.seen("tool_call", last)
         await stop()
         for verb in ("queue:status", "thread:subscribe"):
             await second.call(verb, {"thread_id": "talk"})  # while it waits for a worker
         await running.worker()
         await first.seen("turn_restarted", last)
-        await wait_until(lambda: [e["event"] for e in first.events].count("tool_call") >= 4, "the tool runs again")
+        begun = ("tool_call", last)
+        await wait_until(
+            lambda: [(e["event"], e["request_id"]) for e in first.events].count(begun) > 1, "the tool runs again"
+        )
         await _look(second)
         await first.call("chat:cancel", {"thread_id": "talk"})
         await first.seen("chat_error", last)

@@ -20,6 +20,7 @@ from backplane.scripts import Call
 from backplane.settings import Settings
 from backplane.traces import received, within
 from backplane.turns import Batch, Claim, Edit, Ending, Start
+from tests.support.lapsing import lapse
 from tests.support.spans import CALLER
 from tests.support.waiting import wait_until
 
@@ -40,7 +41,10 @@ PARTS = {
     "ADDRESS": "[0-9a-f.:/]+",
     "NODE": "[^:]+",
 }
-SHORT = {"lease": 0.2, "recover_interval": 0.05, "cancel_grace": 0.1, "turn_timeout": 600.0}
+SETTINGS = {"lease": 300.0, "cancel_grace": 0.1, "turn_timeout": 600.0}
+"""No lease lapses before the story says so, and yet each before the deadline: the earlier one is what `due` holds."""
+GONE = -2
+"""What Redis says for the lifetime of a key that has ended since it was found."""
 WRITERS = {
     "meta": ("connection.py", "hsetnx(self.keys.meta"),
     "doorbell": ("doorbell.py", "keys.doorbell"),
@@ -120,9 +124,11 @@ class Seen:
         """Take down every key under a prefix as it is now."""
         async for raw in redis.scan_iter(match=f"{prefix}:*", count=1000):
             name = documented.named(raw.decode())
-            kind = (await redis.type(raw)).decode()
+            kind, lifetime = (await redis.type(raw)).decode(), await redis.pttl(raw)
+            if lifetime == GONE:
+                continue
             self.kinds.setdefault(name, set()).add(kind)
-            self.lifetimes.setdefault(name, set()).add(await redis.pttl(raw) / 1000)
+            self.lifetimes.setdefault(name, set()).add(lifetime / 1000)
             found: list[Any] = []
             if kind == "hash":
                 found = await redis.hkeys(raw)
@@ -201,7 +207,7 @@ class Story:
         await self.say(third, "Part ")
         last = await self.start("five", queue_mode="interrupt")
         await self.say(await self.claim(last), "And ")
-        await self._lapsed(last)
+        await lapse(self.backplane, self.ref, last)
         await self.start("six", queue_mode="followup")
         await turns.cancel(self.ref, "ada")
         await look()
@@ -256,19 +262,8 @@ class Story:
         await approvals.ask(claim, Question("c", {"kind": "question"}))
         await self.backplane.turns.cancel(self.ref, "ada", request_id)
 
-    async def _lapsed(self, request_id: str) -> None:
-        """Wait until a lease has lapsed, by Redis' clock."""
-        redis, key = self.backplane.redis, self.backplane.keys.thread(self.ref).turn(request_id)
-        until: Any = await redis.hget(key, "lease_until")
-
-        async def lapsed() -> bool:
-            now, micros = await redis.time()
-            return bool(now * 1000 + micros // 1000 >= int(until))
-
-        await wait_until(lapsed, "the lease lapses")
-
     async def _taken_over(self, request_id: str) -> Claim:
-        await self._lapsed(request_id)
+        await lapse(self.backplane, self.ref, request_id)
         member = self.backplane.keys.thread(self.ref).member(request_id)
         assert await self.backplane.turns.recover(member) == "taken_over"
         return await self.claim(request_id)
@@ -285,7 +280,7 @@ class Story:
 async def test_every_key_is_documented_as_it_is_found_in_redis(open_backplane: Any, table: Any) -> None:
     """Kinds, fields and lifetimes: what is there is on the page, and what is on the page was there."""
     documented, seen = Documented(table), Seen()
-    async with open_backplane(**SHORT, max_turns_per_tenant=9) as backplane:
+    async with open_backplane(**SETTINGS, max_turns_per_tenant=9) as backplane:
 
         async def look() -> None:
             await seen.look(backplane.redis, backplane.keys.prefix, documented)
@@ -321,7 +316,7 @@ async def test_every_key_is_documented_as_it_is_found_in_redis(open_backplane: A
 
 
 async def test_the_lifetime_of_a_turn_follows_its_state(open_backplane: Any, table: Any) -> None:
-    async with open_backplane(**SHORT) as backplane:
+    async with open_backplane(**SETTINGS) as backplane:
         waits, runs, _, ended = seconds(Documented(table).keys["turns"]["lifetime"], backplane.settings)
         story = Story(backplane)
         keys = backplane.keys.thread(story.ref)
@@ -371,7 +366,7 @@ async def test_every_script_changes_the_keys_that_are_documented_and_no_others(
 ) -> None:
     documented = Documented(table)
     changed: dict[str, set[str]] = {}
-    async with open_backplane(**SHORT) as backplane:
+    async with open_backplane(**SETTINGS) as backplane:
         redis, run = backplane.redis, backplane.run
 
         async def watched(call: Call) -> Any:
