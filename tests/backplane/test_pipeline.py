@@ -50,7 +50,7 @@ async def test_a_lost_connection_is_made_again(backplane: Backplane) -> None:
 async def test_who_is_cancelled_leaves_no_answer_behind_for_the_next(backplane: Backplane) -> None:
     """The next one would take it for its own."""
     key = backplane.keys.doorbell
-    waiting = asyncio.create_task(pipelined(backplane.redis, [("BLPOP", key, 0.2), ("ECHO", "stale")]))
+    waiting = asyncio.create_task(pipelined(backplane.redis, [("BLPOP", key, 5), ("ECHO", "stale")]))
     await wait_until(lambda: bool(backplane.redis.connection_pool._in_use_connections), "it is on its way")
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, cast
+
+import pytest
 
 from backplane.connection import Backplane
 from backplane.ids import thread_ref
@@ -21,6 +24,13 @@ class Beats:
 
     async def beat(self, slots: list[Any]) -> None:
         self.asked.append(slots)
+
+
+@pytest.fixture
+async def backplane(open_backplane: Any) -> AsyncIterator[Backplane]:
+    """Return a backplane whose canary sings once: where it is heard late, the connection is lost another time."""
+    async with open_backplane(canary_interval=3600.0) as opened:
+        yield opened
 
 
 async def test_a_lost_connection_costs_one_heartbeat_however_many_partitions_there_are(backplane: Backplane) -> None:

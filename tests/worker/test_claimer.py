@@ -200,13 +200,15 @@ async def test_a_claim_that_is_never_answered_keeps_nobody_from_stopping(
     async def away(*args: str) -> None:
         raise Unavailable("away")
 
-    async with open_backplane(redis_timeout=0.1) as backplane:
+    async with open_backplane() as backplane:
         claimer = Claimer(backplane, asyncio.Semaphore(1), lambda claim: None)
         with monkeypatch.context() as patched:
             patched.setattr(backplane.turns, "claim", away)
             running = asyncio.create_task(claimer.run())
             await start(backplane)
             await wait_until(lambda: claimer.tried == 1, "it claims")
+            # only now: whatever came before would have had to be as quick
+            backplane.settings = backplane.settings.model_copy(update={"redis_timeout": 0.1})
             running.cancel()
             await wait_until(running.done, "it has stopped")
         assert running.cancelled()
@@ -235,6 +237,6 @@ async def test_a_worker_that_waits_in_vain_ends_its_wait_at_the_store(
         async with working(backplane, agent):
             await blocked(backplane, 1)
         await blocked(backplane, 0)
-    assert [line for line in lines if line["log_level"] == "warning"] == []
+    assert [line for line in lines if "claim" in line["event"]] == []
     request_id = await start(backplane)
     assert await backplane.doorbell.wait() == backplane.keys.thread(REF).member(request_id), "the wish is forgotten"

@@ -16,8 +16,8 @@ from tests.support.working import working
 from worker.turn import Turn
 
 REF = thread_ref("link")
-ALONE = {"heartbeat": 3600.0, "lease": 7200.0}
-"""No heartbeat comes in between."""
+ALONE = {"heartbeat": 3600.0, "lease": 7200.0, "canary_interval": 3600.0}
+"""No heartbeat comes in between, nor one that a canary asks for which was heard late."""
 
 
 @pytest.fixture

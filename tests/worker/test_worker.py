@@ -110,6 +110,11 @@ async def test_history_holds_every_earlier_turn_on_any_worker(open_backplane: An
         working(one, remembering("a")),
         working(two, remembering("b")),
     ):
+
+        async def both_wait() -> bool:
+            return bool((await one.redis.info("clients"))["blocked_clients"] == 2)
+
+        await wait_until(both_wait, "both wait at the doorbell")
         for number in range(12):
             await start(one, f"m{number}")
             await ended(one, number + 1)
