@@ -49,6 +49,8 @@ QUICK: Mapping[str, Any] = {
     "calls_burst": 1000,
 }
 """Settings under which a fault is noticed soon. A lease still outlives three heartbeats on a busy machine."""
+_LOOK = 2.0
+"""Seconds for one look at whether a gateway is ready: one that is frozen does not answer, and is asked again."""
 
 
 class Member:
@@ -133,19 +135,17 @@ class Member:
 
     async def is_ready(self) -> bool:
         """Whether /readyz of a gateway says yes now."""
-        try:
-            answer = await self._fleet.http.get(f"{self.url}/readyz")
-        except httpx.HTTPError:
-            return False
-        return answer.status_code == httpx.codes.OK
+        return await self._readiness() == httpx.codes.OK
 
     async def says_unready(self) -> bool:
         """Whether /readyz of a gateway says no now: it lives, and clients must not be sent there."""
+        return await self._readiness() == httpx.codes.SERVICE_UNAVAILABLE
+
+    async def _readiness(self) -> int | None:
         try:
-            answer = await self._fleet.http.get(f"{self.url}/readyz")
+            return (await self._fleet.http.get(f"{self.url}/readyz", timeout=_LOOK)).status_code
         except httpx.HTTPError:
-            return False
-        return answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+            return None
 
     async def _is_working(self) -> bool:
         return any("worker ready" in line and self.node_id in line for line in self.said.splitlines())
@@ -256,7 +256,7 @@ class Fleet:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.store)
             self.settings = Settings(redis_url=self.store.url, **self.given)
-            self.http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=2))
+            self.http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=PATIENCE))
             self.redis = self.looker()
             stack.push_async_callback(self.redis.aclose)
             for member in self.members if self._proxied else ():
