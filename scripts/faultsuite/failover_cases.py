@@ -95,9 +95,11 @@ def _torn(deployment: Callable[[Path], Watched | Cluster]) -> Run:
             await talk.words(turn, 30)
             primary = await replicated.primary_of(talk.thread_id)
             await primary.shut_out("replication")
-            had = len(talk.acknowledged)
+            shared, had = (await talk.log())[-1].offset, len(talk.acknowledged)
             await talk.say(_LOST, queue_mode="followup")
             await talk.words(turn, 60)
+            for watcher in talk.watchers:
+                await watcher.reached(shared + 1)  # each has something that the replica has not
             await primary.kill()
             await replicated.promoted(primary)
             promoted = now()
