@@ -16,6 +16,8 @@ export interface FeedListener {
   items(items: readonly Item[]): void;
   /** The log is asked for. */
   asking(): void;
+  /** Whether the log, from which all has come by now, lacks what was acknowledged before it was asked for. */
+  lacks(): boolean;
   /** There is no such thread (any more): so says the answer to that, or a notice, of the log `epoch` alone. */
   absent(epoch?: string): void;
   degraded(degraded: Degraded | undefined): void;
@@ -151,6 +153,7 @@ export class Feed implements Watcher {
           refused = error instanceof ThreadlineError ? error : refusal(undefined);
         }
         this.pass(items);
+        if (answer["recovered"] === true && this.tracker.standing === "live" && this.listener.lacks()) this.tracker.anew();
         if (this.tracker.standing === "live") this.backoff.reset();
         if (this.tracker.standing === "absent") this.listener.absent();
       })

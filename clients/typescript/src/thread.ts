@@ -79,6 +79,7 @@ export class Thread {
         },
         items: (items) => this.take(items),
         asking: () => (this.asked = new Set(this.turns)),
+        lacks: () => [...this.asked].some((turn) => this.lacks(turn)),
         absent: (epoch) =>
           this.settle((turn) => (epoch === undefined ? this.asked.has(turn) : turn.cursor.epoch === epoch)),
         degraded: (degraded) => this.stand(degraded),
@@ -347,7 +348,9 @@ export class Thread {
         turn.note(item);
         if (item.event !== "snapshot" && item.request_id === turn.request_id) this.end(turn, endingOf(item, text));
       }
-      if (item.event === "snapshot") this.settle(() => item.exists);
+      if (item.event === "snapshot") {
+        this.settle((turn) => item.exists && (item.epoch !== turn.cursor.epoch || this.asked.has(turn)));
+      }
       for (const reader of [...this.readers]) reader.put(item);
       if (item.event === "snapshot" && item.exists) void this.readLanes();
     }
@@ -400,6 +403,12 @@ export class Thread {
     this.settle();
   }
 
+  /** Whether a turn was acknowledged, and is not in the log although all that is there has come: a failover lost it. */
+  private lacks(turn: Turn): boolean {
+    const { epoch, offset } = this.current;
+    return this.turns.has(turn) && !turn.met && (epoch !== turn.cursor.epoch || offset < turn.cursor.offset);
+  }
+
   private end(turn: Turn, outcome: ReturnType<typeof endingOf>): void {
     if (!outcome || !this.turns.delete(turn)) return;
     turn.end(outcome);
@@ -409,13 +418,13 @@ export class Thread {
   /**
    * End the turns of which the present says that they have ended, although their end was not seen.
    *
-   * For a turn of another log than ours it must be known that its log is gone, and not that ours is out of date.
+   * For a turn that is not in our log it must be known that its log is gone, and not that ours is out of date.
    */
   private settle(isGone: (turn: Turn) => boolean = () => false): void {
     if (!this.feed.live) return;
     const { epoch, offset, messages } = this.current;
     for (const turn of [...this.turns]) {
-      if (epoch === turn.cursor.epoch ? offset < turn.cursor.offset : !isGone(turn)) continue;
+      if ((epoch !== turn.cursor.epoch || offset < turn.cursor.offset) && !isGone(turn)) continue;
       const { request_id, state } = turn;
       if (request_id === this.delivering) continue;
       const begun = state === "accepted" || messages.some((message) => message.request_id === request_id);

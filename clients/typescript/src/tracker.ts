@@ -52,6 +52,12 @@ export class Tracker {
     this.standing = "stale";
   }
 
+  /** Begin with a snapshot: the log went back behind what is known of it. */
+  anew(): void {
+    this.cursor = null;
+    this.standing = "stale";
+  }
+
   /** Note that the thread came into being: a start of ours was acknowledged. */
   existsNow(epoch: string): void {
     if (this.standing === "absent") {
@@ -133,14 +139,12 @@ export class Tracker {
     const { cursor, askedFrom, beyond } = this;
     if (!cursor || cursor.epoch !== top.epoch || !isOffset(top.offset)) {
       // "recovered" without what it recovers, or from another log: start anew, with a snapshot
-      this.cursor = null;
-      this.standing = "stale";
+      this.anew();
     } else if (cursor.offset < top.offset) {
       this.standing = "stale";
     } else if (recovered && askedFrom && askedFrom.offset > top.offset) {
       // not to be confused with live events that overtook the answer: those came after the question
-      this.cursor = null;
-      this.standing = "stale";
+      this.anew();
     } else if (beyond && (beyond.epoch !== cursor.epoch || beyond.offset > cursor.offset)) {
       this.standing = "stale";
     }

@@ -20,6 +20,8 @@ export class Turn implements AsyncIterable<Item> {
   private reject: (error: unknown) => void = () => {};
   /** What has come already, until the program had its chance to iterate. */
   private early: Item[] | null = [];
+  /** Whether anything of it has come, or how things stood when it was there. @internal */
+  met = false;
 
   /** @internal */
   constructor(
@@ -80,7 +82,9 @@ export class Turn implements AsyncIterable<Item> {
 
   /** Take an item of the thread. @internal */
   note(item: Item): void {
-    if (item.event === "snapshot" ? this.isBehind(item) : item.request_id === this.request_id) this.early?.push(item);
+    if (item.event === "snapshot" ? !this.isBehind(item) : item.request_id !== this.request_id) return;
+    this.met = true;
+    this.early?.push(item);
   }
 
   /** What came before it was acknowledged has been noted; `state` is how the thread stands. @internal */

@@ -279,3 +279,26 @@ test("a turn of a thread that was given up keeps it from nobody who comes later"
   full = false;
   await until(thread, ({ degraded }) => degraded === undefined); // so whoever comes next has it asked for again
 });
+
+test.each([
+  ["ends before it, which had been heard of", true, "e"],
+  ["ends before it", false, "e"],
+  ["has another event in its place", false, "f"],
+])("a turn that a failover lost ends when the log %s", async (_, heard, epoch) => {
+  let failed = false;
+  const gateway = gatewayOf([], {
+    "chat:start": () => ({ ...STARTED, offset: 10 }),
+    "thread:subscribe": ({ after }) => {
+      const recovered = after === undefined ? null : after === 9;
+      if (failed && recovered && epoch === "f") gateway.tell("text_delta", { request_id: "r2", epoch, offset: 10, delta: "x" });
+      return { ok: true, epoch: failed ? epoch : "e", offset: failed && epoch === "f" ? 10 : 9, recovered, snapshot: { messages: [] } };
+    },
+  });
+  const thread = open({ urls: ["http://one"] }).thread("tea");
+  await until(thread, ({ exists }) => exists);
+  const turn = await thread.send("hi");
+  if (heard) gateway.tell("chat_accepted", { offset: 10, message: "hi" });
+  failed = true;
+  gateway.die();
+  expect(await turn.wait()).toMatchObject(GONE);
+});
