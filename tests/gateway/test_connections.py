@@ -127,15 +127,16 @@ async def test_a_post_beside_another_ends_the_session(echo: Echo) -> None:
 async def test_an_upgrade_that_is_not_finished_leaves_the_session_where_it_is(
     echo: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "UPGRADE_DEADLINE", 0.05)
     connection, url = await echo.opened()
-    for sent in ([], ["2probe"]):
-        async with connect(upgraded(url), proxy=None) as client:
-            for frame in sent:
-                await client.send(frame)
-                assert await client.recv() == "3probe"
-            with pytest.raises(ConnectionClosed):
-                await client.recv()
+    for seconds, sent in ((0.05, []), (0.5, ["2probe"])):
+        with monkeypatch.context() as hurried:
+            hurried.setattr(connections, "UPGRADE_DEADLINE", seconds)
+            async with connect(upgraded(url), proxy=None) as client:
+                for frame in sent:
+                    await client.send(frame)
+                    assert await client.recv() == "3probe"
+                with pytest.raises(ConnectionClosed):
+                    await client.recv()
     await echo.http.post(url, content="4hello")
     assert (await echo.http.get(url)).text == "4hello"
     async with connect(upgraded(url), proxy=None) as client:

@@ -8,7 +8,7 @@ import logging
 import random
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -137,15 +137,13 @@ async def closed(client: ClientConnection) -> int:
             return end.rcvd.code if end.rcvd else 1006
 
 
-async def is_cut_off(client: ClientConnection, frame: str | bytes, times: int) -> bool:
-    """Send a frame again and again; return whether the server closed the connection on the way."""
-    try:
-        for _ in range(times):
-            await client.send(frame)
-            await asyncio.sleep(0)
-    except ConnectionClosed:
-        return True
-    return False
+async def until_it_is_cut_off(client: ClientConnection, frame: str | bytes) -> None:
+    """Send a frame again and again until the server has closed the connection."""
+    async with asyncio.timeout(10):
+        with suppress(ConnectionClosed):
+            while True:
+                await client.send(frame)
+                await asyncio.sleep(0)
 
 
 # --- what is let in ---------------------------------------------------------------------------------------
@@ -371,7 +369,7 @@ async def test_a_session_that_connects_again_and_again_is_closed(node: Node, fra
 async def test_announced_attachments_are_not_waited_for(node: Node) -> None:
     async with node.joined() as client:
         await client.send('459999999999-["call",{"_placeholder":true,"num":0}]')
-        assert await is_cut_off(client, b"x" * 10_000, 10_000)
+        await until_it_is_cut_off(client, b"x" * 10_000)
         await wait_until(lambda: not node.sio.eio.sockets, "no socket to be left")
     assert node.sio._binary_packet == {}
     assert node.calls == []
@@ -396,7 +394,7 @@ async def test_malformed_calls_without_end_end_the_connection_without_a_tracebac
 ) -> None:
     async with node.joined() as client, node.joined() as bystander:
         with capture_logs() as logs:
-            assert await is_cut_off(client, '42["call",NaN]', 1000)
+            await until_it_is_cut_off(client, '42["call",NaN]')
             assert await closed(client) == frames.POLICY_VIOLATION
         assert len(logs) <= packets.MAX_REFUSALS + 2
         assert logs[-1]["reason"] == "too_many_malformed_packets"
@@ -407,7 +405,7 @@ async def test_malformed_calls_without_end_end_the_connection_without_a_tracebac
 async def test_answers_to_questions_that_nobody_asked_are_counted_as_malformed(node: Node) -> None:
     async with node.joined() as client:
         with capture_logs():
-            assert await is_cut_off(client, "431[]", 1000)
+            await until_it_is_cut_off(client, "431[]")
         assert await closed(client) == frames.POLICY_VIOLATION
 
 
@@ -441,25 +439,27 @@ async def _call_for_ever(client: ClientConnection, call: str) -> None:
 
 @pytest.mark.parametrize("first", [None, '40{"token":"bad"}', "40/admin,", "leave"])
 async def test_a_socket_in_no_namespace_is_closed_although_it_answers_pings(first: str | None) -> None:
-    async with running(connect_deadline=0.2, ping_interval=0.03) as node, node.opened() as client:
-        for frame in ["40", "41"] if first == "leave" else [first] if first else []:
-            await client.send(frame)
-        with capture_logs() as logs:
+    with capture_logs() as logs:
+        async with running(connect_deadline=0.2, ping_interval=0.03) as node, node.opened() as client:
+            with suppress(ConnectionClosed):  # a busy machine may be at the deadline by now
+                for frame in ["40", "41"] if first == "leave" else [first] if first else []:
+                    await client.send(frame)
             assert await closed(client) == frames.POLICY_VIOLATION
-        assert [line["reason"] for line in logs] == ["never_connected"]
-        await wait_until(lambda: not node.sio.eio.sockets, "no socket to be left")
+            await wait_until(lambda: not node.sio.eio.sockets, "no socket to be left")
+    assert [line["reason"] for line in logs] == ["never_connected"]
 
 
 async def test_a_socket_whose_client_was_told_to_leave_is_closed_too() -> None:
-    async with running(connect_deadline=0.2) as node, node.joined() as client:
+    async with running() as node, node.joined() as client:
         await answer(client, '421["call",1]')
+        node.sio._connect_deadline = 0.05
         await node.sio.disconnect(node.calls[0][0])
         with capture_logs():
             assert await closed(client) == frames.POLICY_VIOLATION
 
 
 async def test_a_socket_in_a_namespace_outlives_the_deadline() -> None:
-    async with running(connect_deadline=0.05) as node, node.joined() as client, node.opened() as silent:
+    async with running(connect_deadline=0.5) as node, node.joined() as client, node.opened() as silent:
         with capture_logs():
             await closed(silent)  # so the deadline of the one that joined before it has passed as well
         assert (await answer(client, '421["call",1]'))["ok"] is True
