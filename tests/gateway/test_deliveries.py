@@ -92,12 +92,14 @@ async def test_who_comes_in_the_middle_still_sees_the_end_of_the_trace(thread: T
 
 
 async def test_a_turn_that_is_in_no_trace_leaves_no_span(thread: Traced) -> None:
+    member = Watcher()
     await thread.start()
-    await thread.join(Watcher())
+    await thread.join(member)
     await thread.backplane.redis.hdel(thread.backplane.keys.thread(REF).turn(thread.claim.request_id), "trace")
     await thread.finish()
     deliveries = thread.room._deliveries
     assert deliveries is not None
+    await wait_until(lambda: bool(member.events), "the end is delivered")
     await wait_until(lambda: not deliveries._telling, "nothing is under way")
     assert thread.spans.named("deliver") == []
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -18,7 +19,7 @@ from backplane.settings import Settings
 from gateway.auth import mint
 from gateway.metrics import Metrics
 from gateway.operations import Operations
-from tests.gateway.conftest import Clients, serving, working
+from tests.gateway.conftest import Clients, RunningGateway, serving, working
 from tests.support.waiting import wait_until
 from worker.turn import Turn
 
@@ -37,6 +38,13 @@ async def get(url: str, token: str | None = None) -> httpx.Response:
         return await http.get(f"{url}/v1/operations", headers=headers)
 
 
+@asynccontextmanager
+async def looked_at(node: RunningGateway) -> AsyncIterator[None]:
+    """Look at the fleet first: who is looked at reports each second."""
+    await get(node.url)
+    yield
+
+
 async def post(url: str, path: str) -> httpx.Response:
     async with httpx.AsyncClient(trust_env=False) as http:
         return await http.post(url + path)
@@ -44,7 +52,7 @@ async def post(url: str, path: str) -> httpx.Response:
 
 async def test_the_fleet_and_its_turns_are_seen_from_any_node(gateway_settings: Make, clients: Clients) -> None:
     one, two, three = (gateway_settings(node_id=name) for name in ("n1", "n2", "w1"))
-    async with serving(one) as node, serving(two) as other, working(three, patient):
+    async with serving(one) as node, serving(two) as other, looked_at(other), working(three, patient):
         client = await clients.connect(node.url)
         started = await client.call("chat:start", thread_id="t", message="hello")
         await wait_until(lambda: client.text != "", "the turn runs")
@@ -130,7 +138,7 @@ async def test_the_worker_of_a_turn_is_killed_by_its_process_id(
 ) -> None:
     killed: list[tuple[int, int]] = []
     own = gateway_settings(node_id="n1", plugs=True)
-    async with serving(own) as node, working(gateway_settings(node_id="w1"), patient):
+    async with serving(own) as node, looked_at(node), working(gateway_settings(node_id="w1"), patient):
         client = await clients.connect(node.url)
         await client.call("chat:start", thread_id="t", message="hello")
         monkeypatch.setattr("gateway.operations.os.kill", lambda pid, number: killed.append((pid, number)))

@@ -180,6 +180,11 @@ async def test_by_http_a_thread_is_renamed_and_deleted_and_a_stream_of_it_ends(g
     settings = gateway_settings()
     async with serving(settings) as node, working(settings, endless), httpx.AsyncClient(base_url=node.url) as http:
         await http.post("/v1/threads/t/turns", json={"message": "x"})
+
+        async def talks() -> bool:
+            return ((await http.get("/v1/threads/t")).json()["turn"] or {}).get("text") == "on and on"
+
+        await wait_until(talks, "it has said all that it will")
         lines: list[str] = []
 
         async def read() -> None:
