@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from backplane.watchdog import Watchdog
 from tests.support.waiting import wait_until
 
-BEAT = 0.02
+BEAT = 0.1
+"""Seconds. A busy machine holds a loop up for a fraction of it: below that, one that goes on would be told of too."""
 
 
 async def block(until: threading.Event) -> None:
@@ -31,8 +32,9 @@ async def test_the_line_that_blocks_is_named_while_it_does_with_its_task_and_who
     seen, troubles, lags = threading.Event(), list[str | None](), list[float]()
 
     def whose(task: str) -> dict[str, str]:
-        troubles.append(watchdog.trouble())
-        seen.set()
+        if task == "agent-r1":
+            troubles.append(watchdog.trouble())
+            seen.set()
         return {"turn_of": task}
 
     with capture_logs() as logs:
@@ -40,9 +42,10 @@ async def test_the_line_that_blocks_is_named_while_it_does_with_its_task_and_who
             assert watchdog.trouble() is None
             await asyncio.create_task(block(seen), name="agent-r1")
             assert seen.is_set(), "it was seen while it lasted"
-            await wait_until(lambda: bool(of(logs, "goes on")), "the end is told")
+            await wait_until(lambda: WHERE in [line["at"] for line in of(logs, "goes on")], "the end is told")
             await wait_until(lambda: watchdog.trouble() is None, "all is well again")
-    (blocked,) = of(logs, "is blocked")
+    # a machine that is busy may have held the loop up before, too
+    (blocked,) = [line for line in of(logs, "is blocked") if line["task"]]
     assert (blocked["at"], blocked["task"], blocked["turn_of"]) == (WHERE, "agent-r1", "agent-r1")
     assert blocked["means"] == "nobody is served"
     assert f"{WHERE} block" in blocked["calls"]
@@ -50,8 +53,6 @@ async def test_the_line_that_blocks_is_named_while_it_does_with_its_task_and_who
     assert f"{WHERE} block" in ConsoleRenderer(colors=False)(None, "warning", dict(blocked)), "people read it, too"
     assert troubles[0] is not None
     assert WHERE in troubles[0]
-    (over,) = of(logs, "goes on")
-    assert over["at"] == WHERE
     assert max(lags) >= BEAT
 
 
@@ -60,10 +61,10 @@ async def test_a_process_that_stood_still_as_a_whole_blames_no_line() -> None:
     with capture_logs() as logs:
         async with Watchdog(lambda late: None, "nobody is served", beat=BEAT) as watchdog:
             watchdog._beaten -= 100
-            await wait_until(lambda: bool(of(logs, "stood still")), "it is told")
+            await wait_until(
+                lambda: max([0, *(line["seconds"] for line in of(logs, "stood still"))]) >= 99, "it is told"
+            )
             assert watchdog.trouble() is None
-    (stood,) = of(logs, "stood still")
-    assert stood["seconds"] >= 99
     assert of(logs, "is blocked") == []
 
 
