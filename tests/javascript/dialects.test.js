@@ -127,7 +127,7 @@ describe("@ag-ui/client", () => {
           const ids = [...whole.matchAll(/^id: (.*)$/gm)];
           place.id = ids.at(-1)?.[1];
           controller.enqueue(chunk);
-          if (ids.length > 15) {
+          if (ids.length > 8) {
             cut.abort();
             controller.terminate();
           }

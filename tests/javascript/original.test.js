@@ -158,7 +158,7 @@ describe("the original web client", () => {
     test(`hears of its ${role} thread at another gateway, and after it was thrown off`, GIVE_UP, async () => {
       const thread = newThread();
       const starter = await open(HERE);
-      starter.socket.emit("chat:start", { thread_id: thread, message: "say 300 words", metadata: { delay_ms: 20 } });
+      starter.socket.emit("chat:start", { thread_id: thread, message: "say 5000 words", metadata: { delay_ms: 20 } });
       await starter.until("text_delta");
       const client = await open(THERE, { [role]: thread });
       await client.until("text_delta");

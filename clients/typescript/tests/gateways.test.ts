@@ -108,11 +108,12 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
     const client = open({ urls: cables.map((cable) => cable.url) });
     const thread = client.thread(newThread());
     const seen: Item[] = [];
-    const turn = await thread.send("say 200 words", PACE);
+    // far longer than the three take: what comes behind the end of a turn, merged, is no place to cut at
+    const turn = await thread.send("say 400 words", PACE);
     let cuts = 0;
     for await (const item of turn) {
       seen.push(item);
-      if (item.event === "text_delta" && cuts < 3 && (thread.state.turn?.text.length ?? 0) > 300 * (cuts + 1)) {
+      if (item.event === "text_delta" && cuts < 3 && (thread.state.turn?.text.length ?? 0) > 100 * (cuts + 1)) {
         cuts += 1;
         for (const cable of cables) {
           cable.pull();
@@ -123,7 +124,7 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
     expect(cuts).toBe(3);
     expect(wrong(seen)).toBeUndefined();
     const text = seen.flatMap((item) => (item.event === "text_delta" ? [item.delta] : [])).join("");
-    expect(text.trim()).toBe(words(200));
+    expect(text.trim()).toBe(words(400));
     expect((await turn.wait()).text).toBe(text);
   });
 
@@ -201,7 +202,8 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
 
   test("keeps a turn that runs beside apart from the conversation", async () => {
     const thread = open().thread(newThread());
-    const main = await thread.send("say 100 words", PACE);
+    const main = await thread.send("say 5000 words", PACE);
+    await until(thread, (state) => (state.turn?.text.length ?? 0) > 0);
     const beside = await thread.send("say 5 words", { queue_mode: "parallel", ...PACE });
     const outcome = await beside.wait();
     expect(outcome.text.trim()).toBe(words(5));
@@ -209,8 +211,9 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
       { request_id: beside.request_id, state: "done", message: "say 5 words", text: outcome.text },
     ]);
     expect(thread.state.turn?.request_id).toBe(main.request_id);
-    await main.wait();
-    expect(thread.state.messages.map(({ content }) => content.split(" ").length)).toEqual([3, 100]);
+    await main.cancel();
+    const { text } = await main.wait();
+    expect(thread.state.messages.map(({ content }) => content)).toEqual(["say 5000 words", text]);
     thread.dismiss(beside.request_id);
     expect(thread.state.parallel).toEqual([]);
   });
@@ -363,8 +366,9 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
 
   test("lists, renames, edits and deletes threads, and tells those who watch", async () => {
     const id = newThread();
-    const client = open({ urls: [one] });
-    const [here, there] = [client.thread(id), open({ urls: [two] }).thread(id)];
+    const token = (): string => mint(600, "lister"); // nobody else of these tests has a newer thread
+    const client = open({ urls: [one], token });
+    const [here, there] = [client.thread(id), open({ urls: [two], token }).thread(id)];
     await (await here.send("my name is Ada")).wait();
     await until(there, ({ messages }) => messages.length === 2);
     await here.rename("Names");
