@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import replace
 
 from worker.agents import demo
-from worker.turn import AgentEvent, Thinking, ToolCall, ToolResult, Turn
+from worker.turn import AgentEvent, Text, Thinking, ToolCall, ToolResult, Turn
 
 HOSTILE = """\
 <script>window.pwned = "script"</script>
@@ -31,6 +34,9 @@ HOSTILE = """\
 """Markdown and HTML that would run, load or deceive if it were believed."""
 
 
+HELD = "until your worker is lost: "
+"""What a message begins with whose answer stops in the middle, and goes on in the next attempt alone."""
+
 NESTED: dict[str, Callable[[int], str]] = {
     "quotes": lambda levels: f"{'> ' * levels}the bottom",
     "lists": lambda levels: f"{'- ' * levels}the bottom",
@@ -48,11 +54,22 @@ async def agent(turn: Turn) -> AsyncIterator[str | AgentEvent]:
         yield "\n\nThe end."
         return
     if not turn.message.startswith("hostile"):
-        async for said in demo.agent(turn):
-            yield said
+        async with aclosing(_held(turn)) as said:  # type: ignore[type-var]  # async generators have aclose
+            async for event in said:
+                yield event
         return
     yield Thinking(HOSTILE)
     yield ToolCall("<img src=x onerror=window.pwned=1>", {"<b>": HOSTILE}, "call-1")
     yield ToolResult("<img src=x onerror=window.pwned=1>", HOSTILE, "call-1")
     for start in range(0, len(HOSTILE), 7):  # cut everywhere, as a model's tokens do
         yield HOSTILE[start : start + 7]
+
+
+async def _held(turn: Turn) -> AsyncIterator[str | AgentEvent]:
+    words = 0
+    async with aclosing(demo.agent(replace(turn, message=turn.message.removeprefix(HELD)))) as said:  # type: ignore[type-var]
+        async for event in said:
+            yield event
+            words += isinstance(event, Text)
+            if turn.message.startswith(HELD) and turn.attempt == 1 and words == 20:
+                await asyncio.Event().wait()
