@@ -21,4 +21,6 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """Return a Cluster of three primaries and three replicas."""
     async with Cluster(tmp_path_factory.mktemp("cluster")) as deployment:
+        for node in deployment.nodes:  # nobody is to fail over here, however busy the machine is
+            await node.redis.config_set("cluster-node-timeout", 60_000)
         yield deployment

@@ -41,6 +41,8 @@ _QUICK = (
 )
 NODE_TIMEOUT = 1000
 """Milliseconds of silence after which a node of a Cluster, or a primary behind Sentinels, counts as down."""
+FAILING_OVER = 50.0
+"""Seconds until a failover counts as never: one whose election failed is tried again eight seconds later."""
 
 
 def find_with_tls() -> str | None:
@@ -282,7 +284,7 @@ class Watched(Deployment):
             ]
             return all(int(address[1]) == self.replica.port for address in named)
 
-        await eventually(look, "the replica to be the primary")
+        await eventually(look, "the replica to be the primary", FAILING_OVER)
 
 
 class Cluster(Deployment):
@@ -373,4 +375,4 @@ class Cluster(Deployment):
         async def look() -> bool:
             return bool((await self.replica_of(primary).info())["role"] == "master")
 
-        await eventually(look, "the replica to be the primary")
+        await eventually(look, "the replica to be the primary", FAILING_OVER)

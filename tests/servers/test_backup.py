@@ -27,6 +27,8 @@ from worker.agents.demo import agent
 
 pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
+KEPT = ("--appendonly", "yes", "--appendfsync", "always")
+"""Behind a kill -9, too: a server that is stopped in order writes what it still holds."""
 USERS = (ROOT / "deploy" / "valkey" / "users.acl").read_text() + "user looker on >secret ~* &* +@all\n"
 PAGE = (ROOT / "docs" / "operations.md").read_text().partition("### Back up, and restore")[2].partition("\n## ")[0]
 COPY = re.search(r"`(redis-cli --user backup .*?)`", PAGE)
@@ -72,7 +74,7 @@ async def run(block: str, node: Node, folder: Path) -> None:
 async def test_what_was_said_until_the_copy_is_there_again_and_stays(kind: type[Node], tmp_path: Path) -> None:
     assert COPY, "the command was found"
     need_redis_cli()
-    node = kind(tmp_path / "server", "--appendonly", "yes", users=USERS, looker="looker")
+    node = kind(tmp_path / "server", *KEPT, users=USERS, looker="looker")
     try:
         await node.start()
         await say(node, "before")
@@ -137,7 +139,7 @@ async def test_a_deployment_with_replicas_is_as_each_primary_was_when_it_was_cop
 ) -> None:
     """Its turns go on, those too that came between two copies; what came later is gone, and who has seen it is told."""
     need_redis_cli()
-    async with kind(tmp_path, options=("--appendonly", "yes")) as deployment:
+    async with kind(tmp_path, options=KEPT) as deployment:
         async with opened(deployment.url) as backplane:
             # who holds the line of waiting turns is copied first, and so knows nothing of those that came between
             first = await owner(deployment, backplane.keys.doorbell)

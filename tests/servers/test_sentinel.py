@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 
 from backplane.addresses import parse
 from backplane.embedded import HOST
@@ -95,7 +96,17 @@ async def test_the_newest_word_of_the_sentinels_counts(watched: Watched) -> None
     async with opened(watched.url) as backplane:
         blind, seeing = watched.sentinels[0], watched.sentinels[1]
         await blind.kill()
-        await seeing.redis.execute_command("SENTINEL FAILOVER", "main")  # type: ignore[no-untyped-call]
+
+        async def ordered() -> bool:
+            try:
+                await seeing.redis.execute_command("SENTINEL FAILOVER", "main")  # type: ignore[no-untyped-call]
+            except ResponseError as error:
+                if "NOGOODSLAVE" not in str(error):  # it has not heard of the replica itself yet
+                    raise
+                return False
+            return True
+
+        await eventually(ordered, "the order to be taken")
 
         async def moved() -> bool:
             return [server.port for server in backplane.servers.primaries] == [watched.replica.port]
