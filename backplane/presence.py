@@ -7,7 +7,7 @@ until it says so again. A node that dies says nothing more, and what it said end
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +46,9 @@ class Presence:
         self._node = backplane.settings.node_id
         self._believed = round(BELIEVED * backplane.settings.presence_interval * 1000)
 
-    def _call(self, ref: ThreadRef, subject: str, node: str, counts: str) -> Call:
-        keys = self._backplane.keys.thread(ref)
-        return self._backplane.call("presence", ref, subject, node, counts, self._believed, extra_keys=[keys.watchers])
+    def _call(self, ref: ThreadRef, subject: str, node: str = "", counts: str = "", again: str = "") -> Call:
+        given = subject, node, counts, self._believed, again
+        return self._backplane.call("presence", ref, *given, extra_keys=[self._backplane.keys.thread(ref).watchers])
 
     async def look(self, ref: ThreadRef, subject: str) -> Watched:
         """Return who watches a thread.
@@ -57,20 +57,28 @@ class Presence:
             NotFound: when there is no such thread, or it is another's.
             Unavailable: when Redis did not answer.
         """
-        watched = _watched(await self._backplane.run(self._call(ref, subject, "", "")))
+        watched = _watched(await self._backplane.run(self._call(ref, subject)))
         if watched is None:
             raise no_such_thread()
         return watched
 
-    async def say(self, here: Sequence[tuple[ThreadRef, Mapping[str, int]]]) -> list[Watched | Exception | None]:
+    async def say(
+        self, here: Sequence[tuple[ThreadRef, Mapping[str, int]]], again: Collection[ThreadRef] = ()
+    ) -> list[Watched | Exception | None]:
         """Say who watches threads at this node (subject -> connections), all in one round trip.
+
+        `again` are those of which it has said so before, and nobody else may remember: whoever watches them is told
+        then.
 
         Returns how each is watched now, None for one that does not exist, an error where that one failed.
 
         Raises:
             Unavailable: when Redis did not answer.
         """
-        calls = [self._call(ref, "", self._node, dumps(counts) if counts else "") for ref, counts in here]
+        calls = [
+            self._call(ref, "", self._node, dumps(counts) if counts else "", "1" if ref in again else "")
+            for ref, counts in here
+        ]
         answers = await self._backplane.run_many(calls) if calls else []
         return [answer if isinstance(answer, Exception) else _watched(answer) for answer in answers]
 

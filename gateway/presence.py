@@ -73,7 +73,7 @@ class Presence:
     async def _say(self, refs: Sequence[ThreadRef]) -> None:
         here = [(ref, self._watchers(ref)) for ref in refs]
         here = [(ref, counts) for ref, counts in here if counts or ref in self._said]
-        answers = await self._backplane.presence.say(here)
+        answers = await self._backplane.presence.say(here, self._said)
         for (ref, counts), answer in zip(here, answers, strict=True):
             if isinstance(answer, Exception):
                 self._changed.add(ref)

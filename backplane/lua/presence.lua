@@ -3,7 +3,7 @@
 -- node said that died ends by itself. When the answer has changed since it was told last, those who watch are told.
 -- KEYS 13 watchers
 -- ARGV 1 subject, '' for a node  2 node, '' only to ask  3 who watches there (JSON: subject -> connections), '' for nobody
---      4 how long that is believed (ms)
+--      4 how long that is believed (ms)  5 '1' if the node has said so before
 -- Returns {'not_found'} or {'ok', epoch, who watches (inside of a JSON list), primary turn or '', its state, its worker}.
 if not may_see(arg(1)) then
   return {'not_found'}
@@ -46,8 +46,8 @@ if node ~= '' then
   else
     if watchers ~= told then
       redis.call('HSET', key, 'told', watchers)
-      -- who comes to an empty room knows it
-      if told or total > 1 then
+      -- who comes to an empty room knows it; who stayed while all of this lapsed does not know who has left meanwhile
+      if told or total > 1 or arg(5) == '1' then
         notify('thread_presence', ',"watchers":[' .. watchers .. ']')
       end
     end
