@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fleet.fleet import Fleet
-from threadline_client import Client, NotFound, Refused, Snapshot, Thread, ThreadState, connect
+from threadline_client import Client, Event, NotFound, Refused, Snapshot, Thread, ThreadState, connect
 
 pytestmark = pytest.mark.processes
 PACE = {"delay_ms": 10}
@@ -31,16 +31,13 @@ async def client(fleet: Fleet) -> AsyncIterator[Client]:
         yield opened
 
 
-async def followed(thread: Thread, until: str) -> ThreadState:
-    """Return the state of a thread as of the next event of this name, or at once when it has one that waits."""
+async def asked(thread: Thread) -> ThreadState:
+    """Return the state of a thread as of the next question in it, or at once when it has one that waits."""
     state = ThreadState()
     async with thread.events() as events:
         async for item in events:
             state.apply(item)
-            if isinstance(item, Snapshot):
-                if until == "approval_request" and state.approvals:
-                    break
-            elif item.name == until:
+            if state.approvals if isinstance(item, Snapshot) else item.name == "approval_request":
                 break
     return state
 
@@ -83,12 +80,12 @@ async def test_a_cancel_proves_itself(client: Client) -> None:
 async def test_an_approval_is_decided_once(client: Client) -> None:
     thread = client.thread("asks")
     turn = await thread.send("order three cups of tea", metadata=PACE)
-    (asked,) = (await followed(thread, "approval_request")).approvals
-    assert (asked.kind, asked.tool_name, asked.request_id) == ("approval", "order", turn.request_id)
+    (question,) = (await asked(thread)).approvals
+    assert (question.kind, question.tool_name, question.request_id) == ("approval", "order", turn.request_id)
     with pytest.raises(Refused, match="expected"):
-        await thread.decide(asked.approval_id, "perhaps")
-    first = await thread.decide(asked.approval_id, "approved")
-    second = await thread.decide(asked.approval_id, "denied")
+        await thread.decide(question.approval_id, "perhaps")
+    first = await thread.decide(question.approval_id, "approved")
+    second = await thread.decide(question.approval_id, "denied")
     assert (first.decided, first.decision) == (True, "approved")
     assert (second.decided, second.state, second.decision) == (False, "decided", "approved")
     assert "I have ordered three cups of tea" in (await turn.wait()).text
@@ -96,9 +93,15 @@ async def test_an_approval_is_decided_once(client: Client) -> None:
 
 async def test_a_turn_that_runs_beside_is_kept_apart(client: Client) -> None:
     thread = client.thread("beside")
-    main = await thread.send("say 60 words", metadata=PACE)
-    beside = await thread.send("say 3 words", queue_mode="parallel", metadata=PACE)
-    state = await followed(thread, "chat_done")
+    state = ThreadState()
+    async with thread.events() as events:
+        state.apply(await anext(events))  # before the short turn, which could be over by then
+        main = await thread.send("say 5000 words", metadata=PACE)
+        beside = await thread.send("say 3 words", queue_mode="parallel", metadata=PACE)
+        async for item in events:
+            state.apply(item)
+            if isinstance(item, Event) and item.name == "chat_done":
+                break
     assert [turn.request_id for turn in state.parallel] == [beside.request_id]
     assert state.turn is not None
     assert state.turn.request_id == main.request_id
