@@ -20,7 +20,7 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
     folder = tmp_path_factory.mktemp("threats")
     settings = {
         "agent": "tests.threats.torrent:agent", "max_tool_output_bytes": 250_001, "aliases": False,
-        "trusted_proxies": "127.0.0.1", "connects_per_second": 10,
+        "trusted_proxies": "127.0.0.1", "connects_per_second": 1,
     }  # fmt: skip
     async with Fleet(folder, gateways=2, workers=1, settings=settings) as fleet:
         yield fleet
