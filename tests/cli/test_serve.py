@@ -38,19 +38,15 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Ready).serve_forever()
 
 # On SIGTERM it asks the store for a PONG: it can drain only if the store still runs.
 WORKER = """
-import os, signal, socket, sys, urllib.parse
+import os, signal, socket, urllib.parse
 
-def drain(*_):
-    store = urllib.parse.urlsplit(os.environ["THREADLINE_REDIS_URL"])
-    with socket.create_connection((store.hostname, store.port)) as link:
-        link.sendall(b"*1\\r\\n$4\\r\\nPING\\r\\n")
-        print("drained, the store said", link.recv(64).decode().strip())
-    sys.exit(0)
-
-signal.signal(signal.SIGTERM, drain)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # one that comes before the wait for it ends the wait
 print("working")
-while True:
-    signal.pause()
+signal.sigwait([signal.SIGTERM])
+store = urllib.parse.urlsplit(os.environ["THREADLINE_REDIS_URL"])
+with socket.create_connection((store.hostname, store.port)) as link:
+    link.sendall(b"*1\\r\\n$4\\r\\nPING\\r\\n")
+    print("drained, the store said", link.recv(64).decode().strip())
 """
 
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf')\nwhile True: signal.pause()"
