@@ -225,7 +225,7 @@ async def test_events_by_http_come_as_they_are_said(front: Balanced) -> None:
     """A load balancer that gathered them would hold the first word back until the last."""
     thread = f"t-{new_id()}"
     async with httpx.AsyncClient(trust_env=False, base_url=front.urls[0], timeout=20) as http:
-        asked = {"message": "say 80 words", "metadata": {"delay_ms": 15}}
+        asked = {"message": "say 1000 words", "metadata": {"delay_ms": 15}}  # nobody waits for its end
         await http.post(f"/v1/threads/{thread}/turns", json=asked)
         async with http.stream("GET", f"/v1/threads/{thread}/events", headers={"Last-Event-ID": ""}) as stream:
             async for line in stream.aiter_lines():

@@ -58,10 +58,10 @@ class Prometheus:
 async def scraping(targets: list[str], folder: Path) -> AsyncIterator[Prometheus]:
     """Run Prometheus with our configuration, which asks these targets more often."""
     config = read(DEPLOY / "prometheus" / "prometheus.yml")
-    config["global"] = {"scrape_interval": "250ms", "evaluation_interval": "250ms"}
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
     config["scrape_configs"][0]["static_configs"][0]["targets"] = targets
-    config["scrape_configs"][0]["scrape_timeout"] = "250ms"
+    config["scrape_configs"][0]["scrape_timeout"] = "1s"
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     address = f"127.0.0.1:{free_port()}"
     command = (
