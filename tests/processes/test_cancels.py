@@ -15,7 +15,7 @@ from tests.fleet.watcher import Ack, Caller, acknowledged, caller
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
 Begin = Callable[[], Conversation]
-BOUND = 5.0
+BOUND = 20.0
 """Seconds: cancel_grace, a pass of the recoverer, a poll, and much for a slow machine; no tool's 30 seconds."""
 
 

@@ -12,6 +12,7 @@ SEED, SECONDS = 5, 8.0
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(300)  # it has bounds of its own, and says what was waited for
 async def test_faults_at_random_under_load_break_no_promise() -> None:
     said: list[str] = []
     outcome = await chaos(SEED, SECONDS, said.append, size=2, talkers=3, settings=dict(QUICK))
