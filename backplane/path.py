@@ -326,31 +326,38 @@ class LivePath:
                 await self._rest()
                 continue
             self._heard = False
-            self._sung += 1
-            try:
-                # a hung Redis keeps the publish waiting, a half-open connection the canary: both mean deaf
-                async with asyncio.timeout(self._settings.canary_interval):
-                    await self._publish(channel, b"%d" % self._sung)
-                    await self._hear(self._sung)
+            if await self._is_heard(channel):
                 self.deaf = False
                 self.trouble = ""
                 self._owner.hears()
-            except TimeoutError:
-                if not self.deaf:
-                    _log.warning(
-                        "this process does not hear its own canary; it is deaf until it does",
-                        server=str(self._server),
-                    )
-                self.deaf = True
-                self.reconnect()
-            except ThreadlineError as error:
-                self.deaf = True
-                self.trouble = self.trouble or error.message
-                _log.warning("the canary could not sing", server=str(self._server), error=error.message)
-            if self.deaf:
-                await asyncio.sleep(self._settings.canary_interval)
-            else:
                 await self._rest()
+            else:
+                await asyncio.sleep(self._settings.canary_interval)
+
+    async def _is_heard(self, channel: str) -> bool:
+        """Sing once, and return whether that was heard in time; if not, this path is deaf."""
+        self._sung += 1
+        try:
+            # a hung Redis keeps the publish waiting, a half-open connection the canary: both mean deaf
+            async with asyncio.timeout(self._settings.canary_interval):
+                await self._publish(channel, b"%d" % self._sung)
+                await self._hear(self._sung)
+        except TimeoutError:
+            if self._canary_number >= self._sung and not self.deaf:
+                return True  # it was there when the time was over: this process was held up, and not the path
+            if not self.deaf:
+                _log.warning(
+                    "this process does not hear its own canary; it is deaf until it does", server=str(self._server)
+                )
+            self.deaf = True
+            self.reconnect()
+            return False
+        except ThreadlineError as error:
+            self.deaf = True
+            self.trouble = self.trouble or error.message
+            _log.warning("the canary could not sing", server=str(self._server), error=error.message)
+            return False
+        return True
 
     async def _rest(self) -> None:
         """Pause between two songs, but not while the connection is lost."""

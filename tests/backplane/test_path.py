@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -310,6 +311,27 @@ async def test_a_song_that_cannot_be_sent_makes_it_deaf_and_says_why(
         await wait_until(lambda: not path.deaf, "it hears")
         assert path.trouble == ""
     assert primary.connections == 1, "the live connection is not what failed"
+
+
+async def test_a_process_that_was_held_up_itself_is_not_deaf(
+    primary: Primary, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The song was there before its time was over; a new connection would cost all that is said meanwhile."""
+
+    async def held_up(channel: str, message: bytes) -> None:
+        await primary.publish(channel, message)
+        _stand_still(0.1)
+
+    async with listening(primary, owner, pause=0.01) as path:
+        monkeypatch.setattr(path, "_settings", Settings(canary_interval=0.05))
+        monkeypatch.setattr(path, "_publish", held_up)
+        songs = primary.songs
+        await wait_until(lambda: path.deaf or primary.songs > songs + 1, "it has sung")
+        assert (path.deaf, primary.connections) == (False, 1)
+
+
+def _stand_still(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 async def test_a_song_that_hangs_makes_it_deaf(primary: Primary, owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
