@@ -263,6 +263,7 @@ class LivePath:
                 self._fell_silent.set()
                 self._connected.clear()
                 self._connection = None
+                self._canary_heard.set()  # whoever waits for a song looks whether it can still come
                 if connection is not None:
                     connection.abort()
             self._owner.lost()
@@ -326,12 +327,13 @@ class LivePath:
                 await self._rest()
                 continue
             self._heard = False
+            connection = self._connection
             if await self._is_heard(channel):
                 self.deaf = False
                 self.trouble = ""
                 self._owner.hears()
                 await self._rest()
-            else:
+            elif self._connection is connection:  # else it sings anew as soon as there is another
                 await asyncio.sleep(self._settings.canary_interval)
 
     async def _is_heard(self, channel: str) -> bool:
@@ -340,8 +342,9 @@ class LivePath:
         try:
             # a hung Redis keeps the publish waiting, a half-open connection the canary: both mean deaf
             async with asyncio.timeout(self._settings.canary_interval):
+                connection = self._connection
                 await self._publish(channel, b"%d" % self._sung)
-                await self._hear(self._sung)
+                return await self._hear(self._sung, connection)
         except TimeoutError:
             if self._canary_number >= self._sung and not self.deaf:
                 return True  # it was there when the time was over: this process was held up, and not the path
@@ -357,7 +360,6 @@ class LivePath:
             self.trouble = self.trouble or error.message
             _log.warning("the canary could not sing", server=str(self._server), error=error.message)
             return False
-        return True
 
     async def _rest(self) -> None:
         """Pause between two songs, but not while the connection is lost."""
@@ -368,7 +370,11 @@ class LivePath:
             async with asyncio.timeout(self._pause):
                 await self._fell_silent.wait()
 
-    async def _hear(self, number: int) -> None:
+    async def _hear(self, number: int, connection: _Connection | None) -> bool:
+        """Wait for a song; False when the connection that was to bring it is lost: no other one ever will."""
         while self._canary_number < number:
+            if self._connection is not connection:
+                return False
             self._canary_heard.clear()
             await self._canary_heard.wait()
+        return True

@@ -355,6 +355,19 @@ async def test_a_canary_that_was_woken_by_a_lost_connection_rests_again(primary:
         assert primary.songs == songs
 
 
+async def test_a_song_that_a_lost_connection_took_along_is_sung_anew_on_the_next(
+    primary: Primary, owner: Owner
+) -> None:
+    """Mutant: it is waited for in vain, and then the next connection, which is well, is given up as well."""
+    async with listening(primary, owner, pause=0.01) as path:
+        primary.sings = False
+        songs = primary.songs
+        await wait_until(lambda: primary.songs > songs, "it sings, and is not heard")
+        primary.sings = True
+        path.reconnect()
+        await wait_until(lambda: primary.connections == 2 and not path.deaf, "it hears on the next connection")
+
+
 async def test_what_was_said_by_others_before_it_was_deaf_does_not_show_that_it_hears(
     primary: Primary, owner: Owner
 ) -> None:
