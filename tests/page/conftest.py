@@ -78,10 +78,15 @@ class Tab:
 
 
 async def _built() -> None:
-    process = await asyncio.create_subprocess_exec(
-        ROOT / "scripts" / "page", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    output, _ = await process.communicate()
+    """Build the page, unless it is there; one test run at a time: several may run beside each other."""
+    import fcntl  # not on Windows, where these tests are skipped
+
+    with (ROOT / "page" / "package-lock.json").open() as one_at_a_time:
+        await asyncio.to_thread(fcntl.flock, one_at_a_time, fcntl.LOCK_EX)
+        process = await asyncio.create_subprocess_exec(
+            ROOT / "scripts" / "page", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        output, _ = await process.communicate()
     if process.returncode:
         unable(f"expected scripts/page to build the page, got:\n{output.decode(errors='replace')}")
 
