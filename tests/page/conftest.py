@@ -110,8 +110,9 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def standing(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
     """Start two gateways and two workers once for all tests of a file."""
-    # the grace of a cancel is longer than an agent takes to end by itself, as the page then says, on any machine
-    settings = {"agent": "tests.page.agent:agent", "plugs": "1", "cancel_grace": 20}
+    # the grace of a cancel is longer than an agent takes to end by itself, as the page then says, on any machine; and
+    # a browser takes so much of it that a worker may be late with its heartbeats
+    settings = {"agent": "tests.page.agent:agent", "plugs": "1", "cancel_grace": 20, "lease": 3}
     async with Fleet(tmp_path_factory.mktemp("page"), gateways=2, workers=2, settings=settings) as fleet:
         yield fleet
 

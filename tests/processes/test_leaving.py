@@ -18,7 +18,7 @@ WAYS = {"task": "agent-", "thread": "uvloop_0", "pool": "its-own-pool_0"}
 
 
 async def test_a_worker_ends_in_order_though_its_agent_goes_on(tmp_path: Path) -> None:
-    settings = {"agent": "tests.processes.stubborn:agent", "drain_grace": 0.1, "slots": 1}
+    settings = {"agent": "tests.processes.stubborn:agent", "drain_grace": 0.1, "slots": 1, "lease": 60}
     async with Fleet(tmp_path, 1, len(WAYS), settings) as fleet, AsyncExitStack() as stack:
         turns: dict[str, str] = {}
         for way in WAYS:

@@ -53,8 +53,8 @@ async def test_what_a_stopped_worker_writes_too_late_is_refused(fleet: Fleet) ->
 
 
 async def test_a_worker_that_is_told_to_stop_finishes_a_short_turn(tmp_path: Path) -> None:
-    # the grace is far longer than the turn takes on any machine
-    settings = {"agent": "tests.processes.holding:agent", "drain_grace": 600}
+    # the grace and the lease are far longer than the turn takes on any machine
+    settings = {"agent": "tests.processes.holding:agent", "drain_grace": 600, "lease": 60}
     async with Fleet(tmp_path, 1, 1, settings) as fleet, Conversation(fleet, f"t-{new_id()}") as thread:
         turn = await thread.say("say 60 words", held_at=20)
         await thread.words(turn, 10)
@@ -102,7 +102,7 @@ async def test_a_worker_that_is_told_to_stop_hands_a_turn_back_with_its_finished
 
 async def test_a_worker_that_has_taken_its_turns_ends_them_and_stops_in_order(tmp_path: Path) -> None:
     """Exit code 0, so that whoever keeps it starts it again; what it did not take is taken by the next life."""
-    async with Fleet(tmp_path, gateways=1, workers=1, settings={"max_turns": 2}) as fleet:
+    async with Fleet(tmp_path, gateways=1, workers=1, settings={"max_turns": 2, "lease": 60}) as fleet:
         (worker,) = fleet.workers
         threads = [Conversation(fleet, f"t-{number}") for number in range(3)]
         async with AsyncExitStack() as stack:
