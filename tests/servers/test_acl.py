@@ -23,7 +23,7 @@ from backplane.publisher import Publisher
 from backplane.recoverer import Recoverer
 from backplane.settings import Settings
 from backplane.turns import Start
-from tests.docs.test_redis import Story
+from tests.docs.test_redis import SETTINGS, Story
 from tests.fleet.conditions import eventually
 from tests.servers.deployments import Debians, Node
 from tests.servers.thread import Ear
@@ -69,7 +69,8 @@ async def test_every_script_and_every_channel_passes(server: Node) -> None:
     async def look() -> None:
         """Look at nothing."""
 
-    async with Backplane.open(settings(server, lease=0.3, cancel_grace=0.1)) as backplane:
+    given: dict[str, Any] = dict(SETTINGS)
+    async with Backplane.open(settings(server, **given)) as backplane:
         await Story(backplane).tell(look)
         for attempt in range(3):  # the budget of users, and asking which of their turns have ended
             await backplane.admission.admit(thread_ref("budget"), "ann", f"r{attempt}")
