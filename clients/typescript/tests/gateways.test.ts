@@ -395,7 +395,7 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
     expect(client.status.url).toBe(three);
     const id = newThread();
     const thread = client.thread(id);
-    const turn = await thread.send("say 200 words", PACE);
+    const turn = await thread.send("say 400 words", PACE);
     const seen: Item[] = [];
     let killed = false;
     for await (const item of turn) {
@@ -410,7 +410,7 @@ describe.skipIf(fleet === null)("a client of real gateways", () => {
     expect(seen.every((item) => item.event !== "snapshot")).toBe(true);
     expect(wrong(seen)).toBeUndefined();
     const text = seen.flatMap((item) => (item.event === "text_delta" ? [item.delta] : [])).join("");
-    expect(text.trim()).toBe(words(200));
+    expect(text.trim()).toBe(words(400));
     expect(thread.state.messages.at(-1)?.content).toBe(text);
   });
 });
