@@ -24,6 +24,7 @@ def redis_url(valkey: str) -> str:
 async def test_those_who_come_soon_after_each_other_share_one_reading(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(replay, "_KEPT", 3600.0)
     for word in "abc":
         await thread.say(word)
     read, asked = thread.backplane.log.read, 0
