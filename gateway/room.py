@@ -97,6 +97,8 @@ class Room:
         self._ancestry: Ancestry = {}
         self._offset = 0
         self._heard_up_to = 0
+        self._heard_elsewhere = ("", 0)
+        """The epoch and the offset of what was heard last of another epoch: the room may be about to go on there."""
         self._recent = Recent()
         self._filling: asyncio.Task[None] | None = None
         self._past = Replay(backplane, ref)
@@ -167,6 +169,7 @@ class Room:
         if self._epoch is None:
             return
         if epoch != self._epoch:
+            self._heard_elsewhere = epoch, events[-1].offset
             self.fill()
             return
         for event in events:
@@ -283,7 +286,9 @@ class Room:
         shared = ancestry.get(self._epoch or "", -1)
         if self._offset > shared:
             return False
-        self._epoch, self._ancestry, self._heard_up_to = epoch, ancestry, self._offset
+        there, heard = self._heard_elsewhere
+        self._epoch, self._ancestry = epoch, ancestry
+        self._heard_up_to = max(self._offset, heard) if there == epoch else self._offset
         self._past.clear()
         for member, place in list(self._members.items()):
             if place.after > shared:  # it read ahead of the room, before the failover

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -32,6 +33,37 @@ async def test_members_go_on_in_the_next_epoch_when_nothing_was_lost(thread: Thr
     position = thread.room.position
     assert position is not None
     assert position[0] == fresh.events[-1].fields["epoch"] != thread.claim.epoch
+
+
+async def test_what_is_said_while_the_room_reads_its_way_into_the_next_epoch_is_sent_too(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await thread.say("a")
+    member = Watcher()
+    await thread.join(member, (thread.claim.epoch, 3))
+    await elsewhere(thread.backplane, thread.backplane.keys.thread(REF))
+    read, hear = thread.backplane.log.read, thread.room.heard
+    has_read, go_on, heard = asyncio.Event(), asyncio.Event(), list[bytes]()
+
+    async def slow(*given: Any, **named: Any) -> Page:
+        page = await read(*given, **named)
+        has_read.set()
+        await go_on.wait()
+        return page
+
+    def noted(message: bytes) -> None:
+        heard.append(message)
+        hear(message)
+
+    monkeypatch.setattr(thread.backplane.log, "read", slow)
+    monkeypatch.setattr(thread.room, "heard", noted)
+    await thread.say("b")
+    await has_read.wait()
+    await thread.say("c")
+    await wait_until(lambda: len(heard) == 2, "it is heard")
+    go_on.set()
+    await wait_until(lambda: member.offsets == [4, 5], "and sent")
+    assert member.lost == []
 
 
 async def test_members_who_were_sent_what_is_lost_are_told(thread: Thread) -> None:
