@@ -311,7 +311,7 @@ async def test_who_leaves_still_hears_the_end_of_what_it_started_and_nothing_els
     other_seen = len(other.events)
     await thread.say("still mine")
     await thread.finish()
-    await wait_until(lambda: member.events[-1].name == "chat_done", "the end of its own turn")
+    await wait_until(lambda: member.named[-1:] == ["chat_done"], "the end of its own turn")
     assert len(other.events) == other_seen
     await wait_until(lambda: len(thread.rooms) == 0, "then it is out, and the room closed")
 
@@ -324,9 +324,9 @@ async def test_who_leaves_hears_of_its_message_in_the_lane_until_its_turn_has_en
     thread.room.leave(member)
     await thread.say("of the first turn")
     await thread.finish()
-    await wait_until(lambda: member.events[-1].name == "chat_accepted", "its turn has come")
+    await wait_until(lambda: member.named[-1:] == ["chat_accepted"], "its turn has come")
     await thread.backplane.turns.cancel(REF, "ann", mine.request_id)
-    await wait_until(lambda: member.events[-1].name == "chat_error", "the end of its turn")
+    await wait_until(lambda: member.named[-1:] == ["chat_error"], "the end of its turn")
     assert {event.request_id for event in member.events} == {mine.request_id}
     await wait_until(lambda: len(thread.rooms) == 0, "then it is out, and the room closed")
 
@@ -492,7 +492,7 @@ async def test_who_leaves_while_it_is_behind_hears_its_own_turn_to_the_end_and_n
     waiting = await thread.backplane.turns.start(REF, Start("next", "ann", "other", queue_mode="followup"))
     await thread.say("b")
     await thread.finish()
-    await wait_until(lambda: other.events[-1].name == "chat_accepted", "the next turn begins")
+    await wait_until(lambda: other.named[-1:] == ["chat_accepted"], "the next turn begins")
     thread.room.leave(member)
     member.reads.set()
     await wait_until(lambda: len(thread.room) == 1, "it is out")

@@ -39,6 +39,11 @@ class Watcher:
         self.lost.append(reason)
 
     @property
+    def named(self) -> list[str]:
+        """The names of all that it was sent."""
+        return [event.name for event in self.events]
+
+    @property
     def offsets(self) -> list[int]:
         """Every offset that it was sent, merged ones spelt out."""
         covered: list[int] = []
