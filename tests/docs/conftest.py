@@ -107,7 +107,7 @@ class Product:
     async def client(self, token: str | None = None) -> Client:
         """Return a connected client; it is disconnected at the end."""
         client = Client()
-        await client.sio.connect(self.url, auth={"token": token}, transports=["websocket"])
+        await client.sio.connect(self.url, auth={"token": token}, transports=["websocket"], wait_timeout=10)
         self._stack.push_async_callback(client.sio.disconnect)
         return client
 
@@ -117,7 +117,7 @@ class Product:
         client = Client()
         client.sio.on("connect_error", lambda data: told.append(data))
         with pytest.raises(NotConnected):
-            await client.sio.connect(self.url, auth={"token": token}, transports=["websocket"])
+            await client.sio.connect(self.url, auth={"token": token}, transports=["websocket"], wait_timeout=10)
         return told[0]
 
     async def worker(self) -> Callable[[], Any]:

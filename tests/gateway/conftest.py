@@ -68,7 +68,7 @@ class Clients:
         io = socketio.AsyncClient(reconnection=False)
         client = Client(io)
         io.on("*", lambda name, data=None: client.events.append((name, data)))
-        await io.connect(url, auth={"token": token}, **({"transports": ["websocket"]} | options))
+        await io.connect(url, auth={"token": token}, **({"transports": ["websocket"], "wait_timeout": 10} | options))
         self._open.append(io)
         return client
 

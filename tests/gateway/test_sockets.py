@@ -417,7 +417,7 @@ async def test_without_a_valid_token_there_is_no_connection(gateway_settings: Ma
         io.on("connect_error", refusals.append)
         for token in (None, "nonsense", mint("another secret that is just as long as the first", "ann", 60)):
             with pytest.raises(socketio.exceptions.ConnectionError):
-                await io.connect(node.url, auth={"token": token}, transports=["websocket"])
+                await io.connect(node.url, auth={"token": token}, transports=["websocket"], wait_timeout=10)
         assert [refusal["message"] for refusal in refusals] == ["unauthorized"] * 3
         assert refusals[0]["data"]["retryable"] is False
 
