@@ -49,6 +49,7 @@ class Tab:
         gone = (
             *("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "ERR_SOCKET", "WebSocket connection to", "ERR_INTERNET"),
             *("ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONTENT_LENGTH_MISMATCH"),  # in the middle of an answer
+            "WebSocket is already in CLOSING or CLOSED state",  # the page has not been told yet
         )
         return [problem for problem in self.problems if not any(word in problem for word in gone)]
 

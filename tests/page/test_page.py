@@ -19,7 +19,7 @@ SECRET = "a secret of this test alone, 32 bytes or more"
 LAST = ".message.assistant .markdown"
 STOP = "Stop the answer"
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
 
 def counted(number: int) -> str:

@@ -32,7 +32,7 @@ HANDS = """
 """
 """`drawn`: what the last event changed is drawn, and no more. `frames`: and so is what frames and effects bring."""
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
 
 async def opened(tab: Tab, url: str) -> None:
