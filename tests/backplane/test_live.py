@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,13 +12,6 @@ from backplane.connection import Backplane
 from backplane.errors import Unavailable
 from backplane.settings import Settings
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-async def backplane(open_backplane: Any) -> AsyncIterator[Backplane]:
-    """Return a backplane whose canary sings once: where it is heard late, a connection is made anew, and counted."""
-    async with open_backplane(canary_interval=3600.0) as opened:
-        yield opened
 
 
 class Ear:
