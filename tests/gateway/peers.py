@@ -58,8 +58,9 @@ class Peer:
         redis = self.backplane.redis
         async for key in redis.scan_iter(match=f"{self.backplane.keys.prefix}:calls:*"):
             told: Any = await redis.get(key)
-            left = told.partition(b" ")[0].decode()
-            await redis.set(key, f"{left} {NEVER_BEFORE}", keepttl=True)
+            if told is not None:
+                left = told.decode().partition(" ")[0]
+                await redis.set(key, f"{left} {NEVER_BEFORE}", ex=60)
         await self.settler.settle()
 
     def limited(self, whose: str) -> float:

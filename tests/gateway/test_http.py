@@ -217,7 +217,7 @@ async def test_a_node_says_whether_it_is_ready_and_why_not(
 
 async def test_a_node_whose_redis_is_gone_is_unready_and_refuses_starts(gateway_settings: Make, valkey: str) -> None:
     """A start is answered `unavailable`, never acknowledged and lost."""
-    settings = gateway_settings(redis_timeout=0.2)
+    settings = gateway_settings()
     async with serving(settings) as node, httpx.AsyncClient(base_url=node.url) as http:
 
         async def nothing(*args: Any, **given: Any) -> Any:
