@@ -16,6 +16,7 @@ from backplane.ids import thread_ref
 from backplane.recoverer import Recoverer
 from backplane.settings import Policy
 from backplane.turns import Batch, Claim, Ending, Start, Started
+from tests.support.ear import Ear
 from tests.support.waiting import wait_until
 
 REF = thread_ref("approvals")
@@ -164,22 +165,15 @@ async def test_a_turn_asks_a_bounded_number_of_questions(backplane: Backplane) -
 
 @pytest.mark.parametrize("way", ["decided", "expired"])
 async def test_the_worker_that_asked_is_told_at_once_that_there_is_an_answer(backplane: Backplane, way: str) -> None:
-    heard: list[bytes] = []
-
-    class Ear:
-        def heard(self, message: bytes) -> None:
-            heard.append(message)
-
-        def missed(self) -> None: ...
-
-    await backplane.live.subscribe(backplane.keys.thread(REF).partition.control, Ear())
+    ear = Ear()
+    await backplane.live.subscribe(backplane.keys.thread(REF).partition.control, ear)
     claim = await asking(backplane)
     if way == "decided":
         await backplane.approvals.decide(REF, "ann", approval_id(claim), "approved")
     else:
         await overdue(backplane, claim)
         await backplane.turns.recover(backplane.keys.thread(REF).member(claim.request_id))
-    await wait_until(lambda: heard == [claim.request_id.encode()], "the turn is named")
+    await wait_until(lambda: ear.messages == [claim.request_id.encode()], "the turn is named")
 
 
 # --- waiting ---------------------------------------------------------------------------------------------

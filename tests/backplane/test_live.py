@@ -11,21 +11,8 @@ from backplane.addresses import Server
 from backplane.connection import Backplane
 from backplane.errors import Unavailable
 from backplane.settings import Settings
+from tests.support.ear import Ear
 from tests.support.waiting import wait_until
-
-
-class Ear:
-    """Notes what it hears."""
-
-    def __init__(self) -> None:
-        self.messages: list[bytes] = []
-        self.misses = 0
-
-    def heard(self, message: bytes) -> None:
-        self.messages.append(message)
-
-    def missed(self) -> None:
-        self.misses += 1
 
 
 async def publish(backplane: Backplane, channel: str, message: bytes) -> None:

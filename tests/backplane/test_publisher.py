@@ -16,20 +16,8 @@ from backplane.ids import new_id
 from backplane.publisher import OwnChannels, Publisher
 from backplane.settings import Settings
 from tests.fleet.proxy import Proxy
+from tests.support.ear import Ear
 from tests.support.waiting import wait_until
-
-
-class Ear:
-    """Notes what it hears."""
-
-    def __init__(self) -> None:
-        self.messages: list[bytes] = []
-
-    def heard(self, message: bytes) -> None:
-        self.messages.append(message)
-
-    def missed(self) -> None:
-        pass
 
 
 @pytest.fixture

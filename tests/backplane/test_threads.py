@@ -15,6 +15,7 @@ from backplane.scripts import Call
 from backplane.steps import Steps
 from backplane.threads import beginning, one_line
 from backplane.turns import Batch, Claim, Edit, Ending, Start
+from tests.support.ear import Ear
 from tests.support.waiting import wait_until
 
 REF = thread_ref("tea-and-biscuits")
@@ -270,19 +271,11 @@ async def test_what_ended_turns_asked_and_recorded_goes_with_their_thread(backpl
 
 
 async def test_workers_are_told_to_forget_their_copies_of_a_deleted_thread(backplane: Backplane) -> None:
-    heard: list[bytes] = []
-
-    class Ear:
-        def heard(self, message: bytes) -> None:
-            heard.append(message)
-
-        def missed(self) -> None:
-            """Hear nothing of it."""
-
-    await backplane.live.subscribe(backplane.keys.thread(REF).partition.control, Ear())
+    ear = Ear()
+    await backplane.live.subscribe(backplane.keys.thread(REF).partition.control, ear)
     await started(backplane, REF.thread_id)
     await backplane.threads.delete(REF, "ann")
-    await wait_until(lambda: f"forget {REF}".encode() in heard, "it is named")
+    await wait_until(lambda: f"forget {REF}".encode() in ear.messages, "it is named")
 
 
 async def test_turns_that_ended_long_ago_are_found_too(backplane: Backplane) -> None:
@@ -303,26 +296,27 @@ async def test_turns_that_ended_long_ago_are_found_too(backplane: Backplane) -> 
 
 
 async def test_each_turn_of_a_deleted_thread_ends_once_before_those_who_watch_are_told(backplane: Backplane) -> None:
-    heard: list[bytes] = []
-
-    class Ear:
-        def heard(self, message: bytes) -> None:
-            heard.extend(message.split(b"\n")[1:])
-
-        def missed(self) -> None:
-            """Hear nothing of it."""
-
     keys = backplane.keys.thread(REF)
     claim, _ = await full_thread(backplane)
-    await backplane.live.subscribe(keys.live, Ear())
+    ear = Ear()
+
+    def heard() -> list[bytes]:
+        return [line for message in ear.messages for line in message.split(b"\n")[1:]]
+
+    def is_told() -> bool:
+        return any(line.startswith(b"thread_deleted ") for line in heard()[-1:])
+
+    await backplane.live.subscribe(keys.live, ear)
     await backplane.threads.delete(REF, "ann")
-    await wait_until(lambda: bool(heard) and heard[-1].startswith(b"thread_deleted "), "told")
+    await wait_until(is_told, "told")
     ended = [
-        json.loads(line.partition(b" ")[2]) for line in heard if line.startswith((b"chat_error", b"queue_item_removed"))
+        json.loads(line.partition(b" ")[2])
+        for line in heard()
+        if line.startswith((b"chat_error", b"queue_item_removed"))
     ]
     assert len(ended) == len({event["request_id"] for event in ended}) == 5
     assert claim.request_id in {event["request_id"] for event in ended}
-    notice = json.loads(heard[-1].partition(b" ")[2])
+    notice = json.loads(heard()[-1].partition(b" ")[2])
     assert (notice["thread_id"], notice["epoch"], "offset" in notice) == (REF.thread_id, claim.epoch, False)
 
 

@@ -14,6 +14,7 @@ from backplane.events import Event, body
 from backplane.ids import ThreadRef, new_id, thread_ref
 from backplane.recoverer import Recoverer
 from backplane.turns import Batch, Claim, Ending, QueueMode, Start, Started
+from tests.support.ear import Ear
 from tests.support.waiting import wait_until
 
 REF = thread_ref("thread-1")
@@ -121,21 +122,14 @@ async def test_every_event_carries_the_fields_of_the_protocol(backplane: Backpla
 
 async def test_what_is_published_is_what_is_stored(backplane: Backplane) -> None:
     """Live and replay use the same bytes, and an event is in the log before anyone hears it."""
-    heard: list[bytes] = []
-
-    class Ear:
-        def heard(self, message: bytes) -> None:
-            heard.append(message)
-
-        def missed(self) -> None: ...
-
-    await backplane.live.subscribe(backplane.keys.thread(REF).live, Ear())
+    ear = Ear()
+    await backplane.live.subscribe(backplane.keys.thread(REF).live, ear)
     started = await backplane.turns.start(REF, ask())
     await claimed(backplane, started)
     stored = [f"{event.name} {event.text}" for event in await log(backplane)]
 
     def published() -> list[str]:
-        return [line for message in heard for line in message.decode().split("\n")[1:]]
+        return [line for message in ear.messages for line in message.decode().split("\n")[1:]]
 
     await wait_until(lambda: published() == stored, "the same lines are heard")
 
@@ -596,15 +590,8 @@ async def test_a_cancel_is_looked_at_when_its_grace_is_over_however_long_the_lea
 
 @pytest.mark.parametrize("way", ["cancel", "interrupt", "taken_over"])
 async def test_the_workers_are_told_at_once_that_a_turn_is_to_stop(backplane: Backplane, way: str) -> None:
-    heard: list[bytes] = []
-
-    class Ear:
-        def heard(self, message: bytes) -> None:
-            heard.append(message)
-
-        def missed(self) -> None: ...
-
-    await backplane.live.subscribe(backplane.keys.thread(REF).partition.control, Ear())
+    ear = Ear()
+    await backplane.live.subscribe(backplane.keys.thread(REF).partition.control, ear)
     claim = await claimed(backplane, await backplane.turns.start(REF, ask()))
     if way == "cancel":
         await backplane.turns.cancel(REF, "ann")
@@ -613,7 +600,7 @@ async def test_the_workers_are_told_at_once_that_a_turn_is_to_stop(backplane: Ba
     else:
         await lapse(backplane, claim.request_id)
         assert await backplane.turns.recover(member(backplane, claim.request_id)) == way
-    await wait_until(lambda: heard == [claim.request_id.encode()], "the turn is named")
+    await wait_until(lambda: ear.messages == [claim.request_id.encode()], "the turn is named")
 
 
 async def test_a_stale_cancel_does_nothing_and_says_so(backplane: Backplane) -> None:
