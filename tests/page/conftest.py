@@ -6,12 +6,14 @@ import asyncio
 import shutil
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, async_playwright, expect
 
+from gateway.auth import mint
 from tests.fleet.fleet import Fleet
 from tests.support.skipping import unable
 
@@ -27,6 +29,7 @@ ARGUMENTS = (
 DEADLINE_MS = 20_000
 """Ends a hang; no step takes as long."""
 expect.set_options(timeout=DEADLINE_MS)
+SECRET = "a secret of these tests alone, 32 bytes or more"
 
 
 class Tab:
@@ -146,3 +149,16 @@ async def second(context: BrowserContext) -> AsyncIterator[Tab]:
     opened = Tab(await context.new_page())
     yield opened
     assert opened.defects == []
+
+
+@asynccontextmanager
+async def locked(browser: Browser, folder: Path) -> AsyncIterator[tuple[Fleet, Tab]]:
+    """Run a gateway with a key, and a tab in which Ada's token is filled in and not sent yet."""
+    async with (
+        Fleet(folder, gateways=1, workers=1, settings={"jwt_secret": SECRET}) as fleet,
+        await browser.new_context() as context,
+    ):
+        tab = Tab(await context.new_page())
+        await tab.page.goto(fleet.urls[0])
+        await tab.page.get_by_label("Token").fill(mint(SECRET, "ada", 600))
+        yield fleet, tab

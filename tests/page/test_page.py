@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, expect
 
-from gateway.auth import mint
 from tests.fleet.fleet import Fleet
 from tests.page.agent import HELD
-from tests.page.conftest import Tab
+from tests.page.conftest import Tab, locked
 
 COUNTED = ("river", "stone", "cloud", "maple", "ember", "harbor", "willow", "comet", "lantern", "meadow")
-SECRET = "a secret of this test alone, 32 bytes or more"
 LAST = ".message.assistant .markdown"
 STOP = "Stop the answer"
 
@@ -458,13 +456,7 @@ async def test_what_is_written_at_once_belongs_to_the_thread_that_was_chosen(tab
 
 
 async def test_a_message_as_soon_as_the_page_is_drawn_leads_to_its_thread(browser: Browser, tmp_path: Path) -> None:
-    async with (
-        Fleet(tmp_path, gateways=1, workers=1, settings={"jwt_secret": SECRET}) as fleet,
-        await browser.new_context() as context,
-    ):
-        tab = Tab(await context.new_page())
-        await tab.page.goto(fleet.urls[0])
-        await tab.page.get_by_label("Token").fill(mint(SECRET, "ada", 600))
+    async with locked(browser, tmp_path) as (_, tab):
         await tab.page.evaluate(
             f"""async () => {{
               document.querySelector("form").requestSubmit();
@@ -549,17 +541,11 @@ async def test_enter_sends_what_was_typed_though_it_is_not_drawn_yet(tab: Tab, f
 
 
 async def test_a_gateway_with_a_key_asks_for_a_token_and_the_tab_forgets_it(browser: Browser, tmp_path: Path) -> None:
-    async with (
-        Fleet(tmp_path, gateways=1, workers=1, settings={"jwt_secret": SECRET}) as fleet,
-        await browser.new_context() as context,
-    ):
-        tab = Tab(await context.new_page())
-        await tab.page.goto(fleet.urls[0])
-        await tab.page.get_by_label("Token").fill(mint(SECRET, "ada", 600))
+    async with locked(browser, tmp_path) as (fleet, tab):
         await tab.page.keyboard.press("Enter")
         await tab.say("count to 2")
         await expect(tab.page.locator(LAST).last).to_have_text("1, 2.")
         assert await tab.page.evaluate("localStorage.length") == 0
-        other = await context.new_page()
+        other = await tab.page.context.new_page()
         await other.goto(fleet.urls[0])
         await expect(other.get_by_label("Token")).to_be_visible()

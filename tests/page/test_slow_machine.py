@@ -15,9 +15,8 @@ from playwright.async_api import Browser, expect
 
 from gateway.auth import mint
 from tests.fleet.fleet import Fleet
-from tests.page.conftest import Tab
+from tests.page.conftest import SECRET, Tab, locked
 
-SECRET = "a secret of this test alone, 32 bytes or more"
 LAST = ".message.assistant .markdown"
 STOP = "Stop the answer"
 HANDS = """
@@ -45,6 +44,12 @@ async def counted(tab: Tab) -> None:
     await tab.say("count to 2")
     await expect(tab.page.locator(LAST)).to_have_text(["1, 2."])
     await expect(tab.page.locator(".thread.chosen")).to_be_visible()
+
+
+async def left(tab: Tab) -> None:
+    """Look at a new thread, with the other one in the list."""
+    await tab.page.get_by_role("button", name="New thread").click()
+    await expect(tab.page.locator(".thread.chosen")).to_have_count(0)
 
 
 async def test_a_tap_on_what_is_shown_already_closes_the_list_of_threads(tab: Tab, fleet: Fleet) -> None:
@@ -76,8 +81,7 @@ async def test_a_tap_on_what_is_shown_already_closes_the_list_of_threads(tab: Ta
 async def test_a_list_that_is_opened_as_soon_as_a_thread_is_drawn_stays_open(tab: Tab, fleet: Fleet) -> None:
     await opened(tab, fleet.urls[0])
     await counted(tab)
-    await tab.page.get_by_role("button", name="New thread").click()
-    await expect(tab.page.locator(".thread.chosen")).to_have_count(0)
+    await left(tab)
     stays = await tab.page.evaluate(
         """async () => {
           document.querySelector(".thread a").click();
@@ -94,8 +98,7 @@ async def test_keys_go_to_what_was_opened_as_soon_as_it_is_drawn(tab: Tab, fleet
     """Else a title that is looked for would be sent as a message."""
     await opened(tab, fleet.urls[0])
     await counted(tab)
-    await tab.page.get_by_role("button", name="New thread").click()
-    await expect(tab.page.locator(".thread.chosen")).to_have_count(0)
+    await left(tab)
     focused = await tab.page.evaluate(
         """async () => {
           const said = [];
@@ -238,15 +241,9 @@ def ended(token: str) -> str:
 
 async def test_a_token_that_ends_while_somebody_writes_takes_nothing_away(browser: Browser, tmp_path: Path) -> None:
     """Nor does the next person see what they wrote."""
-    async with (
-        Fleet(tmp_path, gateways=1, workers=1, settings={"jwt_secret": SECRET}) as fleet,
-        await browser.new_context() as context,
-    ):
-        tab = Tab(await context.new_page())
+    async with locked(browser, tmp_path) as (fleet, tab):
         given = tab.page.get_by_label("Token")
         written = tab.page.get_by_role("textbox", name="Message")
-        await tab.page.goto(fleet.urls[0])
-        await given.fill(mint(SECRET, "ada", 600))
         await tab.page.keyboard.press("Enter")
         await counted(tab)
         for person, kept in (("ada", "half a"), ("bob", "")):
