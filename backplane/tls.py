@@ -33,6 +33,8 @@ def client_context(options: Mapping[str, Any]) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=authorities)
     except OSError as error:
         raise _unreadable("ssl_ca_certs", "certificates of authorities", authorities, error) from None
+    # Debian's Python leaves this to the system's OpenSSL, which may allow any
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     if "ssl_certfile" in options:
         _show(context, options["ssl_certfile"], options.get("ssl_keyfile"))
     required = options.get("ssl_cert_reqs", "required")

@@ -10,6 +10,7 @@ import pytest
 
 from backplane.connection import open_servers
 from backplane.errors import Misconfigured
+from backplane.tls import client_context
 from tests.servers.certificates import Authority
 
 SECRET = "hidden-word"
@@ -25,9 +26,25 @@ async def test_only_the_authority_that_is_named_is_believed(tmp_path: Path, sche
     context: ssl.SSLContext = connection.ssl_context.get()
     assert servers.address.tls_context is context
     assert len(context.get_ca_certs()) == 1
-    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
     await client.aclose()
     await servers.aclose()
+
+
+@pytest.mark.parametrize(
+    ("system", "spoken"),
+    [("MINIMUM_SUPPORTED", "TLSv1_2"), ("TLSv1_2", "TLSv1_2"), ("TLSv1_3", "TLSv1_3")],
+)
+def test_nothing_older_than_tls_1_2_is_spoken(monkeypatch: pytest.MonkeyPatch, system: str, spoken: str) -> None:
+    """Some Pythons leave it to the system, which may allow older ones, or ask for a newer one."""
+    create = ssl.create_default_context
+
+    def of_that_system(**given: Any) -> ssl.SSLContext:
+        context = create(**given)
+        context.minimum_version = ssl.TLSVersion[system]
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", of_that_system)
+    assert client_context({}).minimum_version is ssl.TLSVersion[spoken]
 
 
 async def test_sentinels_are_asked_with_it_too(tmp_path: Path) -> None:
